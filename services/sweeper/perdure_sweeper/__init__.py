@@ -1,0 +1,1 @@
+"""Keeps the SQL projection true and rings whatever lost its doorbell."""

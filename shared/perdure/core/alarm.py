@@ -1,0 +1,130 @@
+"""What time decides about a job: what is due now, which alarms a sleeping job needs, when somebody must look again."""
+
+from typing import Final
+
+from msgspec import Struct
+
+from perdure.core import event as ev
+from perdure.core.event import AnyData, Status
+from perdure.core.instant import Instant, later
+from perdure.core.machine import JobState
+from perdure.ids import RequestId, parse_request_id
+
+HORIZON_SECONDS: Final = 24 * 3600.0  # later instants are the sweeper's, else every job would keep its deadline in WORK
+
+
+class Alarm(Struct, frozen=True):
+    """A doorbell to be rung at `at`. `name` is a subject token, one alarm per name and job."""
+
+    name: str
+    at: Instant
+
+
+def due(job: JobState, now: Instant) -> AnyData | None:
+    """The first thing that time has decided by `now` and that is not in the log yet, as the event to append; else None.
+
+    Called again after each append until it says None. The order: a cancel whose grace is over, the job's deadline, then
+    requests and timers by their instant.
+    """
+    if job.submitted is None or job.terminal:
+        return None
+    fingerprint = job.submitted.fingerprint
+    if job.cancel is not None and (at := grace_end(job)) is not None and at <= now:
+        return ev.CancelledData(
+            fingerprint=fingerprint, by=job.cancel.by, reason=job.cancel.reason or "cancelled_by_user"
+        )
+    if job.submitted.deadline_at <= now:
+        return ev.TimedOutData(deadline_at=job.submitted.deadline_at, fingerprint=fingerprint)
+    late = [(r.expires_at, r.id) for r in job.asked.values() if r.expires_at is not None and r.expires_at <= now]
+    timers = [(at, w) for at, w in _timers(job) if at <= now]
+    if late and (not timers or min(late)[0] <= min(at for at, _ in timers)):
+        return expiry(job.asked[min(late)[1]])
+    if timers:
+        at, wait = min(timers, key=lambda t: (t[0], t[1].path, t[1].name or "", t[1].occurrence or 0))
+        return ev.TimerData(name=wait.name or "", occurrence=wait.occurrence or 1, due_at=at, path=wait.path)
+    return None
+
+
+def expiry(request: ev.Request) -> ev.ExpiredData:
+    """The event by which `request` ends when nobody answered in time."""
+    then = request.on_timeout or ev.OnTimeout()
+    outcome = ev.Outcome(do=then.do, action=then.action, payload=then.payload)
+    return ev.ExpiredData(request_id=request.id, revision=request.revision, cause="deadline", outcome=outcome)
+
+
+def grace_end(job: JobState) -> Instant | None:
+    """When anybody may end a job that was asked to cancel."""
+    if job.cancel is None or job.cancel_at is None:
+        return None
+    return later(job.cancel_at, job.cancel.grace_seconds)
+
+
+def _timers(job: JobState) -> list[tuple[Instant, ev.Waiting]]:
+    """The instants at which a sleeping job's timers fire, without those that have fired."""
+    if job.suspension is None:
+        return []
+    waits = [w for w in job.suspension.data.waiting if w.kind in ("timer", "signal", "child") and w.until is not None]
+    return [(w.until, w) for w in waits if w.until is not None and not _fired(job, w)]
+
+
+def _fired(job: JobState, wait: ev.Waiting) -> bool:
+    return (wait.path, wait.name, wait.occurrence) in job.fired
+
+
+def asleep(job: JobState, now: Instant) -> bool:
+    """Whether nothing is to be done about an open job that does not run: it waits, and nothing recorded or due ends it."""
+    if job.status is Status.QUEUED and job.submitted is not None:
+        return job.submitted.not_before is not None and job.submitted.not_before > now
+    sleep = job.suspension
+    if sleep is None or job.status not in (Status.SUSPENDED, Status.RETRYING):
+        return False
+    if sleep.data.resume == "all":
+        ids = [w.request_id for w in sleep.data.waiting if w.kind == "input"]
+        return any(i in job.asked for i in ids)
+    if sleep.causes:
+        return False
+    return not any(_over(w, now) for w in sleep.data.waiting)
+
+
+def _over(wait: ev.Waiting, now: Instant) -> bool:
+    """Waits that need no recorded cause: a runner's drain at once, a back-off or missing code when its instant has come."""
+    return wait.kind == "runner" or (wait.kind in ("backoff", "code") and (wait.until is None or wait.until <= now))
+
+
+def alarms(job: JobState, now: Instant) -> tuple[Alarm, ...]:
+    """Every alarm that the fold calls for within HORIZON_SECONDS, as they must stand before a doorbell is acked."""
+    if job.submitted is None or job.terminal:
+        return ()
+    found = [Alarm("deadline", job.submitted.deadline_at)]
+    if job.status is Status.QUEUED and job.submitted.not_before is not None:
+        found.append(Alarm("wake", job.submitted.not_before))
+    elif (wake := _wake(job)) is not None:
+        found.append(Alarm("wake", wake))
+    if (grace := grace_end(job)) is not None:
+        found.append(Alarm("grace", grace))
+    found += [Alarm(f"q{_seq(r.id)}", r.expires_at) for r in job.asked.values() if r.expires_at is not None]
+    limit = later(now, HORIZON_SECONDS)
+    return tuple(a for a in found if a.at <= limit)
+
+
+def next_due_at(job: JobState) -> Instant | None:
+    """The earliest instant at which time decides something about an open job, however far: the sweeper's backstop."""
+    if job.submitted is None or job.terminal:
+        return None
+    instants = [job.submitted.deadline_at, _wake(job), grace_end(job)]
+    instants += [r.expires_at for r in job.asked.values()]
+    if job.status is Status.QUEUED:
+        instants.append(job.submitted.not_before)
+    return min(i for i in instants if i is not None)
+
+
+def _wake(job: JobState) -> Instant | None:
+    """The earliest end of a timer, a back-off or a wait for code."""
+    if job.suspension is None:
+        return None
+    soft = [w.until for w in job.suspension.data.waiting if w.kind in ("backoff", "code") and w.until is not None]
+    return min([*soft, *(at for at, _ in _timers(job))], default=None)
+
+
+def _seq(request: RequestId) -> int:
+    return parse_request_id(request)[1]

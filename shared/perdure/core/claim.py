@@ -1,0 +1,90 @@
+"""What a doorbell about a job calls for, by the fold alone: the claim of `jetstream.md` 3.3, without its I/O.
+
+A doorbell wakes nobody: only the log does. The runner's intake asks `claim`, the sweeper asks `runnable`; so both agree.
+"""
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from perdure.core import event as ev
+from perdure.core.alarm import asleep, due
+from perdure.core.event import AnyData, Status
+from perdure.core.instant import Instant
+from perdure.core.machine import CauseKind, JobState, crashes_at_claim
+
+MAX_CRASHES: Final = 5
+
+
+class Decided(Struct, frozen=True):
+    """Time has decided `data`: append it, fold, ask again."""
+
+    data: AnyData
+
+
+class Ended(Struct, frozen=True):
+    """Terminal, or nothing was ever submitted: ack."""
+
+
+class Asleep(Struct, frozen=True):
+    """Nothing to do yet: arm the alarms, ack."""
+
+
+class Held(Struct, frozen=True):
+    """Running under another doorbell. While that one is in WORK ack mine, else take over with `start`."""
+
+    bell: ev.Bell
+    start: "Start"
+
+
+class Start(Struct, frozen=True):
+    """Append `attempt.started` with this reason and execute."""
+
+    reason: Literal["first", "retry", "resumed", "lease_lost", "rung"]
+    because_seq: int | None = None
+    cause: CauseKind | None = None
+
+
+Claim = Decided | Ended | Asleep | Held | Start
+
+
+def claim(job: JobState, now: Instant, bell: ev.Bell) -> Claim:
+    """What to do about `job` for whoever got the doorbell `bell`, at `now` (the broker's clock)."""
+    if not job.exists or job.terminal:
+        return Ended()
+    if (data := due(job, now)) is not None:
+        return Decided(data)
+    if asleep(job, now):
+        return Asleep()
+    if job.status is Status.RUNNING and job.attempt_data is not None:
+        held = job.attempt_data.doorbell
+        if held != bell:
+            return Held(held, Start("lease_lost"))
+        return Start("lease_lost")
+    if job.status is Status.QUEUED:
+        return Start("first")
+    return _resumed(job)
+
+
+def crashed_out(job: JobState) -> ev.FailedData | None:
+    """The end of a job whose runners keep dying on it, to be appended in place of another `attempt.started`."""
+    if job.submitted is None or crashes_at_claim(job) < MAX_CRASHES:
+        return None
+    text = f"{MAX_CRASHES} attempts in a row ended without a word; the last one was attempt {job.attempt}"
+    error = ev.Failure(code="runner_crashed", message=text, retryable=False)
+    return ev.FailedData(error=error, failures=job.failures, fingerprint=job.submitted.fingerprint)
+
+
+def runnable(job: JobState, now: Instant) -> bool:
+    """Whether a doorbell has to exist for `job`: it is open and not asleep, or time has decided something about it."""
+    return job.exists and not job.terminal and (due(job, now) is not None or not asleep(job, now))
+
+
+def _resumed(job: JobState) -> Start:
+    sleep = job.suspension
+    if sleep is None:
+        return Start("rung")
+    for cause in sleep.causes:
+        if cause.kind is not None:
+            return Start("resumed", because_seq=cause.seq, cause=cause.kind)
+    return Start("retry")

@@ -1,0 +1,32 @@
+"""Instants as the log writes them: RFC 3339, UTC, exactly milliseconds, `Z`. Equal length, so they sort as text."""
+
+from datetime import UTC, datetime, timedelta
+from typing import NewType
+
+from perdure.errors import Malformed
+
+Instant = NewType("Instant", str)
+
+
+def instant(at: datetime) -> Instant:
+    """`at` (aware) as an Instant, cut to the millisecond."""
+    utc = at.astimezone(UTC)
+    return Instant(f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z")
+
+
+def moment(at: Instant) -> datetime:
+    """The aware datetime of an Instant. Raises Malformed."""
+    try:
+        return datetime.fromisoformat(at)
+    except ValueError as exc:
+        raise Malformed("not an instant") from exc
+
+
+def later(at: Instant, seconds: float) -> Instant:
+    """The instant `seconds` after `at`."""
+    return instant(moment(at) + timedelta(seconds=seconds))
+
+
+def seconds_between(start: Instant, end: Instant) -> float:
+    """Seconds from `start` to `end`, negative when `end` is earlier."""
+    return (moment(end) - moment(start)).total_seconds()
