@@ -6,8 +6,8 @@ PerdureError ─┬─ NotFound · Forbidden · Unauthenticated · Invalid(fault
               ├─ UnsupportedVersion · CodeChanged               wait for another runner
               ├─ Retryable · Terminal                           for authors of steps
               └─ ConcurrencyError                               an author's mistake, with its cure
-Suspended · Cancelled · Interrupted                             BaseException: no `except Exception` of an author stops them
-Closed                                                          a CancelledError: this branch lost its race or its group failed
+Suspended · Cancelled · Interrupted                             BaseException: an `except Exception` lets them by
+Closed                                                          a CancelledError: its race is lost, or its group failed
 """
 
 import asyncio
@@ -17,9 +17,10 @@ from msgspec import Struct
 
 
 class Fault(Struct, frozen=True, omit_defaults=True):
-    """One thing that is wrong with an input. `pointer` is an RFC 6901 JSON Pointer into the body ("" is the body itself).
+    """One thing that is wrong with an input.
 
-    Exactly one of `pointer`, `parameter` (a query parameter) and `header` is given. The refused value is never part of it.
+    `pointer` is an RFC 6901 JSON Pointer into the body ("" is the body itself). Exactly one of `pointer`, `parameter`
+    (a query parameter) and `header` is given. The refused value is never part of it.
     """
 
     code: str
@@ -50,7 +51,7 @@ class Forbidden(PerdureError):
 
 
 class Invalid(PerdureError):
-    """An input that does not fit; nothing was written. `code` is the problem's code, `faults` say what is wrong where."""
+    """An input that does not fit; nothing was written. `code` is the problem's code, `faults` say what and where."""
 
     def __init__(self, faults: Sequence[Fault], code: str = "invalid-body") -> None:
         super().__init__("; ".join(f"{f.pointer or f.parameter or f.header or '/'}: {f.detail}" for f in faults))
@@ -142,7 +143,7 @@ class Terminal(PerdureError):
 
 
 class StepFailed(PerdureError):
-    """Raised in the workflow by a context call whose step has failed for good. `code` and `message` are the recorded ones."""
+    """Raised in the workflow by a context call whose step failed for good, with what was recorded."""
 
     def __init__(self, step: str, code: str, message: str) -> None:
         super().__init__(f"step {step}: {message}")

@@ -1,4 +1,4 @@
-"""Failpoints: named places where a test may kill, freeze or delay a process. Nothing unless armed by PERDURE_FAILPOINTS.
+"""Failpoints: named places where a test may kill or freeze a process. Nothing unless armed by PERDURE_FAILPOINTS.
 
     PERDURE_FAILPOINTS="step.after_run=exit:p0.01;claim.after_append=stop;suspend.after_append=exit:n3"
 

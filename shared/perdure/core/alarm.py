@@ -72,7 +72,7 @@ def _fired(job: JobState, wait: ev.Waiting) -> bool:
 
 
 def asleep(job: JobState, now: Instant) -> bool:
-    """Whether nothing is to be done about an open job that does not run: it waits, and nothing recorded or due ends it."""
+    """Whether an open job that does not run is to be left alone: it waits, and nothing recorded or due ends it."""
     if job.status is Status.QUEUED and job.submitted is not None:
         return job.submitted.not_before is not None and job.submitted.not_before > now
     sleep = job.suspension
@@ -87,7 +87,7 @@ def asleep(job: JobState, now: Instant) -> bool:
 
 
 def _over(wait: ev.Waiting, now: Instant) -> bool:
-    """Waits that need no recorded cause: a runner's drain at once, a back-off or missing code when its instant has come."""
+    """Waits that need no recorded cause: a drain at once, a back-off or missing code at its instant."""
     return wait.kind == "runner" or (wait.kind in ("backoff", "code") and (wait.until is None or wait.until <= now))
 
 

@@ -1,6 +1,6 @@
 """What a doorbell about a job calls for, by the fold alone: the claim of `jetstream.md` 3.3, without its I/O.
 
-A doorbell wakes nobody: only the log does. The runner's intake asks `claim`, the sweeper asks `runnable`; so both agree.
+A doorbell wakes nobody: only the log does. The runner asks `claim`, the sweeper asks `runnable`; so both agree.
 """
 
 from typing import Final, Literal

@@ -434,7 +434,7 @@ class TimedOutData(Part, frozen=True, kw_only=True):
 
 
 class Event(Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="type"):
-    """The envelope. `seq` is dense per job from 1, `status` the job's status after this event, `refs` reachable blobs."""
+    """The envelope. `seq` is dense per job from 1, `status` the job's after this event, `refs` the reachable blobs."""
 
     v: int
     id: EventId

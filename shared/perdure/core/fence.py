@@ -5,8 +5,8 @@
     fenced  an attempt.started not mine        stop, write nothing, ack nothing (even when my event is there too)
     news    somebody else's events only        fold them, decide again; if the event still stands it keeps its id
 
-By the tail alone a stored event behind somebody's answer would be appended twice; by the first successor alone a takeover
-two events later would be missed.
+By the tail alone a stored event behind somebody's answer would be appended twice; by the first successor alone a
+takeover two events later would be missed.
 """
 
 from collections.abc import Iterable
@@ -28,8 +28,8 @@ class Verdict(StrEnum):
 def judge(appended: EventId, attempt: EventId | None, after: Iterable[AnyEvent]) -> Verdict:
     """What the events after the expected one say about the append of `appended`.
 
-    `attempt` is the event id of the writer's own `attempt.started`; None for writers that are no attempt (gateway, sweeper,
-    a claim), which nothing fences. An attempt is known by that id: its number is for readers.
+    `attempt` is the event id of the writer's own `attempt.started`; None for writers that are no attempt (gateway,
+    sweeper, a claim), which nothing fences. An attempt is known by that id: its number is for readers.
     """
     verdict = Verdict.NONE
     for event in after:

@@ -25,7 +25,7 @@ def branch_path(path: str, group: int, branch: int) -> str:
 
 
 def args_digest(args: tuple[object, ...], kwargs: dict[str, object]) -> str | None:
-    """16 hex digits of SHA-256 over the arguments with sorted keys; None, and not compared, where one cannot be encoded."""
+    """16 hex digits of SHA-256 over the arguments, keys sorted; None, and not compared, where one cannot be encoded."""
     try:
         return sha256(codec.canonical([args, kwargs])).hexdigest()[:16]
     except (TypeError, ValueError, OverflowError, RecursionError):

@@ -224,7 +224,7 @@ def _apply(now: JobState, event: AnyEvent, before: JobState) -> JobState:
 
 
 def crashes_at_claim(job: JobState) -> int:
-    """How many crashes in a row there are when somebody claims `job` now: a running attempt that wrote nothing is one."""
+    """Crashes in a row, were somebody to claim `job` now: a running attempt that wrote nothing is one."""
     return job.crashes + 1 if job.status is S.RUNNING and not job.progressed else job.crashes
 
 
@@ -237,7 +237,7 @@ def _caused(job: JobState, event: AnyEvent) -> JobState:
     return replace(job, suspension=replace(asleep, causes=(*asleep.causes, Cause(event.seq, kind))))
 
 
-def _resolves(asleep: ev.SuspendedData, event: AnyEvent) -> CauseKind | None | Literal[False]:
+def _resolves(asleep: ev.SuspendedData, event: AnyEvent) -> CauseKind | Literal[False] | None:
     """As which cause `event` ends one of the waits (None: as `$retry_now`), False when it ends none."""
     kind: CauseKind
     match event:

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
-    """`max_failures` failures in all (so `max_failures` tries); delays double from `first_seconds` up to `most_seconds`."""
+    """`max_failures` tries in all; the delays between them double from `first_seconds` up to `most_seconds`."""
 
     max_failures: int = 5
     first_seconds: float = 1.0
@@ -20,8 +20,8 @@ NEVER: Final = RetryPolicy(max_failures=1)
 def delay(policy: RetryPolicy, failures: int, chance: float) -> float | None:
     """Seconds until the next try after the `failures`-th failure (from 1), None when there is none.
 
-    Full jitter: a uniform share (`chance` in [0, 1)) of the doubled delay, so that what failed together does not come back
-    together.
+    Full jitter: a uniform share (`chance` in [0, 1)) of the doubled delay, so that what failed together does not come
+    back together.
     """
     if failures >= policy.max_failures:
         return None

@@ -1,1 +1,1 @@
-"""Runs authors' code against ports: remembers steps, delivers events in log order. Knows `core`, neither bus nor SQL."""
+"""Runs authors' code against ports: remembers steps, delivers events in log order. Knows `core` alone."""

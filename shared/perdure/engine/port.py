@@ -45,11 +45,11 @@ class Port(Protocol):
     async def append(self, decide: Decide, refs: Iterable[Digest] = ()) -> AnyEvent | None:
         """Append what `decide` says of the newest fold; return the stored event, None when `decide` declined.
 
-        The single writer of the attempt: one append at a time, callers wait their turn in order. Events of others that are
-        met on the way are folded into `log` first and `decide` is asked again. When it returns, the event and everything
-        before it are in `log`.
+        The single writer of the attempt: one append at a time, callers wait their turn in order. Events of others that
+        are met on the way are folded into `log` first and `decide` is asked again. When it returns, the event and
+        everything before it are in `log`.
 
-        Raises Interrupted when the attempt is fenced, its lease is in doubt or the runner drains hard: write nothing more.
+        Raises Interrupted when the attempt is fenced, its lease is in doubt or the runner drains hard: no more writes.
         Raises TooLarge when the event cannot be encoded within its bound (nothing was sent).
         """
 
@@ -62,6 +62,6 @@ class Port(Protocol):
     def delta(self, kind: str, data: dict[str, Any]) -> None:
         """Tell followers something that is not worth an event. May be lost; never waits, never raises.
 
-        `kind` is `delta.text`, `delta.step`, …; `data` holds the members of http-and-streams.md 2.2 (path, step, occurrence
-        and the kind's own); any JSON, hence Any.
+        `kind` is `delta.text`, `delta.step`, …; `data` holds the delta's members (path, step,
+        occurrence and the kind's own); any JSON, hence Any.
         """
