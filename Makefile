@@ -1,0 +1,68 @@
+# Each target makes what it needs: on a machine with Python 3.11 or later (with venv) and make, `make test` is enough.
+#   LOCK=requirements/dev.lock   the pinned and hashed set that is installed; LOCK= resolves from the ranges of pyproject.toml
+#   PYTHON=python3.12            the interpreter to build the environment with; by default the first that runs and qualifies
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+LOCK ?= requirements/dev.lock
+BIN := .venv/bin
+STAMP := .venv/.installed
+override TEXT := $(value TEXT)
+export TEXT
+
+.PHONY: help demo up test test-unit check lock clean
+
+help:
+	@echo "make demo [TEXT=...]  the whole story in under a minute: submit, stream, lose the runner, ask a person, complete"
+	@echo "make up               a server with everything in it on this machine, data under .perdure/, until Ctrl-C"
+	@echo "make test             every layer of tests; make test-unit: the pure ones, in seconds"
+	@echo "make check            ruff, mypy, locks against ranges, the wheel in a clean environment"
+	@echo "make lock             resolve requirements/*.lock anew; make clean: remove what was built (not .perdure/)"
+
+$(STAMP): pyproject.toml $(LOCK)
+	@python=; for candidate in $(PYTHON) python3 python3.11 python3.12 python3.13 python3.14 python; do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    python=$$candidate; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "perdure needs Python 3.11 or later with its venv module (Debian: apt-get install python3-venv); none runs here." >&2; \
+	  exit 1; fi; \
+	echo "building .venv with $$("$$python" --version) (the first time this downloads some 100 MB)"; "$$python" -m venv .venv
+ifeq ($(strip $(LOCK)),)
+	@$(BIN)/python -m pip install --quiet -e '.[dev]'
+else
+	@$(BIN)/python -m pip install --quiet --require-hashes -r $(LOCK)
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+endif
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/perdure demo $${TEXT:+--text="$$TEXT"}
+
+up: $(STAMP)
+	@$(BIN)/perdure up
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -ra
+
+test-unit: $(STAMP)
+	$(BIN)/python -m pytest -ra tests/unit tests/test_architecture.py
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python .ci/check_locks.py
+	$(BIN)/python .ci/check_wheel.py
+
+# The environment's own package sources stay out of the files: versions and hashes, no host, no path of a machine.
+COMPILE = env -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX -u UV_EXTRA_INDEX_URL UV_NO_CONFIG=1 \
+  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml
+
+lock: $(STAMP)
+	$(COMPILE) --extra dev --output-file requirements/dev.lock
+	$(COMPILE) --constraints requirements/dev.lock --output-file requirements/base.lock
+	$(BIN)/python .ci/check_locks.py
+
+clean:
+	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find shared services tests migrations -type d -name __pycache__ -prune -exec rm -rf {} +
