@@ -1,0 +1,190 @@
+"""Settings: one closed record a service, from flags and PERDURE_* variables. An unknown name stops the start."""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from perdure.errors import Fault, Invalid
+from perdure.ids import is_token
+
+PREFIX: Final = "PERDURE_"
+DATA_FOLDER: Final = ".perdure"  # what `perdure up` uses where --data does not say otherwise
+# Read where they are used and by no service's settings: failpoints, the broker's binary, the parent to die with.
+LOOSE: Final = frozenset({"PERDURE_FAILPOINTS", "PERDURE_NATS_SERVER", "PERDURE_PARENT"})
+
+
+class Address(NamedTuple):
+    """Where a listener listens; port 0 takes a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _list(value: object) -> object:
+    """A comma list, as variables and flags have it."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _address(value: object) -> object:
+    """`host:port` or `[v6]:port`."""
+    if not isinstance(value, str):
+        return value
+    host, colon, port = value.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be host:port")
+    return Address(host.strip("[]") or "127.0.0.1", int(port))
+
+
+def _token(value: str) -> str:
+    if not is_token(value):
+        raise ValueError("each must be 1 to 32 of a-z 0-9 _ -, and begin with a letter or digit")
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_list), Field(min_length=1)]
+QueueName = Annotated[str, BeforeValidator(_token)]
+Queues = Annotated[tuple[QueueName, ...], BeforeValidator(_list), Field(min_length=1)]
+Priorities = Annotated[tuple[Literal["low", "normal", "high"], ...], BeforeValidator(_list), Field(min_length=1)]
+HealthAddress = Annotated[Address | None, BeforeValidator(_address)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """What every process knows. Attribute `x_y` is the variable PERDURE_X_Y."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    log_level: LogLevel = "info"
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **flags: object) -> Self:
+        """The settings from `flags` (None: not given), else from `environ` (os.environ), else the defaults.
+
+        A variable that is set to nothing counts as not set. Raises Invalid with one fault for each unknown PERDURE_*
+        name and each value that does not fit; the message names the setting and never shows the value.
+        """
+        environ = os.environ if environ is None else environ
+        faults = [
+            Fault("unknown-setting", "no such setting", parameter=name)
+            for name in sorted(environ)
+            if name.startswith(PREFIX) and name not in known_names()
+        ]
+        values: dict[str, Any] = {}  # Any: pydantic decides
+        for field in cls.model_fields:
+            given = flags.get(field)
+            text = environ.get(variable(field)) or None
+            if given is not None:
+                values[field] = given
+            elif text is not None:
+                values[field] = text
+        try:
+            settings = cls.model_validate(values)
+        except ValidationError as exc:
+            for error in exc.errors(include_url=False, include_context=False, include_input=False):
+                name = variable(str(error["loc"][0])) if error["loc"] else PREFIX + "*"
+                faults.append(Fault("invalid-setting", error["msg"].removeprefix("Value error, "), parameter=name))
+            raise Invalid(faults, code="invalid-settings") from None  # the cause would show the refused value
+        if faults:
+            raise Invalid(faults, code="invalid-settings")
+        return settings
+
+    def environ(self) -> dict[str, str]:
+        """These settings as PERDURE_* variables, defaults left out: how a child process gets them, never by argv."""
+        found: dict[str, str] = {}
+        for field in self.model_fields_set:
+            value = getattr(self, field)
+            if value is None:
+                continue
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            is_list = isinstance(value, tuple) and not isinstance(value, Address)
+            found[variable(field)] = ",".join(value) if is_list else str(value)
+        return found
+
+
+class NatsSettings(Settings):
+    """How a service reaches the broker, and where it tells whether it is well."""
+
+    nats: Words = ("nats://127.0.0.1:4222",)
+    nats_user: str | None = None
+    nats_password: SecretStr | None = None
+    health: HealthAddress = None
+
+    @property
+    def password(self) -> str | None:
+        """The broker's password in the clear, for the one who connects."""
+        return self.nats_password.get_secret_value() if self.nats_password else None
+
+
+class DatabaseSettings(NatsSettings):
+    """A service that also speaks SQL. `database` is a SQLAlchemy URL (sqlite+aiosqlite or postgresql+asyncpg)."""
+
+    database: str = f"sqlite+aiosqlite:///{DATA_FOLDER}/perdure.db"
+
+
+class GatewaySettings(DatabaseSettings):
+    """The gateway. `grace_seconds`: how long open requests may take at the end."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8480
+    grace_seconds: Seconds = 30.0
+
+
+class RunnerSettings(NatsSettings):
+    """A runner. `slots`: jobs at the same time; `grace_seconds`: how long a running step may take at the end."""
+
+    queues: Queues = ("default",)
+    priorities: Priorities = ("high", "normal", "low")
+    slots: Annotated[int, Field(ge=1, le=1000)] = 64
+    grace_seconds: Seconds = 30.0
+    model_url: str | None = None
+    model_key: SecretStr | None = None
+    model_name: str | None = None
+
+
+class SweeperSettings(DatabaseSettings):
+    """The sweeper."""
+
+    grace_seconds: Seconds = 30.0
+
+
+class MigrateSettings(DatabaseSettings):
+    """`perdure migrate`: the operator's rights. `first_key`: the first API key, where the operator chooses it."""
+
+    first_key: SecretStr | None = None
+
+
+class ClientSettings(Settings):
+    """Where a client finds the gateway, and its key."""
+
+    url: str | None = None
+    key: SecretStr | None = None
+
+
+ALL: Final[tuple[type[Settings], ...]] = (
+    GatewaySettings,
+    RunnerSettings,
+    SweeperSettings,
+    MigrateSettings,
+    ClientSettings,
+)
+
+
+def variable(field: str) -> str:
+    """The name of a setting's variable."""
+    return PREFIX + field.upper()
+
+
+def known_names() -> frozenset[str]:
+    """Every PERDURE_* name that anybody reads: each process accepts the names of all, so one environment fits all."""
+    return LOOSE | {variable(field) for settings in ALL for field in settings.model_fields}
