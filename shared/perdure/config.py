@@ -113,12 +113,13 @@ class Settings(BaseModel):
 
 
 class NatsSettings(Settings):
-    """How a service reaches the broker, and where it tells whether it is well."""
+    """How a service reaches the broker, where it tells whether it is well, and how long its end may take."""
 
     nats: Words = ("nats://127.0.0.1:4222",)
     nats_user: str | None = None
     nats_password: SecretStr | None = None
     health: HealthAddress = None
+    grace_seconds: Seconds = 30.0
 
     @property
     def password(self) -> str | None:
@@ -133,20 +134,18 @@ class DatabaseSettings(NatsSettings):
 
 
 class GatewaySettings(DatabaseSettings):
-    """The gateway. `grace_seconds`: how long open requests may take at the end."""
+    """The gateway; its end waits for open requests."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8480
-    grace_seconds: Seconds = 30.0
 
 
 class RunnerSettings(NatsSettings):
-    """A runner. `slots`: jobs at the same time; `grace_seconds`: how long a running step may take at the end."""
+    """A runner; its end waits for running steps. `slots`: jobs at the same time."""
 
     queues: Queues = ("default",)
     priorities: Priorities = ("high", "normal", "low")
     slots: Annotated[int, Field(ge=1, le=1000)] = 64
-    grace_seconds: Seconds = 30.0
     model_url: str | None = None
     model_key: SecretStr | None = None
     model_name: str | None = None
@@ -154,8 +153,6 @@ class RunnerSettings(NatsSettings):
 
 class SweeperSettings(DatabaseSettings):
     """The sweeper."""
-
-    grace_seconds: Seconds = 30.0
 
 
 class MigrateSettings(DatabaseSettings):
