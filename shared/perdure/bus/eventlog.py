@@ -1,0 +1,179 @@
+"""The logs: append by compare-and-set, look, read, replay.
+
+An append carries the stream sequence of the event before it; the broker refuses it when that is no longer the job's
+last. It carries no message id: the fence and the event id in the body do all of that, alike on one and on three
+replicas. No answer means unknown, never no: `look` tells. What is decided on is read from the stream's leader; a
+direct read may be behind.
+"""
+
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from perdure import log as logs
+from perdure.bus import subject as names
+from perdure.bus.connection import REQUEST_SECONDS, Bus
+from perdure.bus.stream import Answer, Ask, Read, direct_batch, direct_get, leader_get, refusal, store
+from perdure.core import codec
+from perdure.core.event import AnyEvent
+from perdure.errors import Malformed, Unavailable
+from perdure.ids import JobRef, StreamSeq
+
+BISECT_FROM: Final = 500  # events; a shorter log is read whole and skipped
+
+log = logs.get(__name__)
+
+
+class Stored(Struct, frozen=True):
+    """One event in its log: whose, its stream sequence, as it lies there, and decoded."""
+
+    ref: JobRef
+    at: StreamSeq
+    body: bytes
+    event: AnyEvent
+
+
+class _State(Struct):
+    last_seq: int
+    first_seq: int
+
+
+class _Info(Answer):
+    created: str = ""
+    state: _State | None = None
+
+
+class ShardInfo(Struct, frozen=True):
+    """What a projector checks at its start: the stream's creation time and its first and last stream sequence."""
+
+    created_at: str
+    first: StreamSeq
+    last: StreamSeq
+
+
+class EventLog:
+    """Every job's log, over one connection and the shard count that the streams were made with (`topology.compare`)."""
+
+    def __init__(self, bus: Bus, shards: int) -> None:
+        self._bus, self._shards = bus, shards
+
+    async def append(self, ref: JobRef, event: AnyEvent, after: StreamSeq) -> StreamSeq:
+        """Append `event` if the job's log still ends at `after` (0: it is empty); the stream sequence it got. One try,
+        2 s.
+
+        Raises TailMoved when somebody appended first, OutcomeUnknown when no answer came (it may be stored, now or
+        later: `look`, then decide), Unavailable when nothing was sent or the stream refuses for the moment,
+        StreamFull, and before anything is sent TooLarge and Malformed. One append of a job may be in flight at a time.
+        """
+        headers = {"Nats-Expected-Last-Subject-Sequence": str(after)}
+        return await store(self._bus, names.event_subject(self._shards, ref), codec.encode(event), headers)
+
+    async def look(self, ref: JobRef, after: StreamSeq) -> list[Stored]:
+        """Every event after the stream sequence `after`, from the leader. Raises Unavailable."""
+        stream, subject = self._where(ref)
+        found: list[Stored] = []
+        at = after
+        while (read := await leader_get(self._bus, stream, Ask(seq=at + 1, next_by_subj=subject))) is not None:
+            found.append(_stored(ref, read))
+            at = read.seq
+        return found
+
+    async def tail(self, ref: JobRef) -> Stored | None:
+        """The last event, from the leader; None for an empty log. Raises Unavailable."""
+        stream, subject = self._where(ref)
+        read = await leader_get(self._bus, stream, Ask(last_by_subj=subject))
+        return None if read is None else _stored(ref, read)
+
+    async def read(self, ref: JobRef) -> list[Stored]:
+        """The whole log to its true end: batches from any replica, then the rest from the leader.
+
+        Raises Unavailable.
+        """
+        stream, subject = self._where(ref)
+        found = [_stored(ref, r) for r in await direct_batch(self._bus, stream, subject, 0)]
+        return found + await self.look(ref, found[-1].at if found else StreamSeq(0))
+
+    async def replay(self, ref: JobRef, after_seq: int = 0) -> list[Stored]:
+        """The events after the job's own `seq`, from any replica, so perhaps not the very last ones.
+
+        Raises Unavailable.
+        """
+        stream, subject = self._where(ref)
+        start = StreamSeq(0)
+        if after_seq >= BISECT_FROM:
+            start = await self._find(ref, after_seq)
+        reads = await direct_batch(self._bus, stream, subject, start)
+        return [s for s in (_stored(ref, r) for r in reads) if s.event.seq > after_seq]
+
+    async def scan(self, shard: int, after: StreamSeq, limit: int = 500) -> list[Stored]:
+        """Up to `limit` events of any job of a shard after the stream sequence `after`; an empty list is the end.
+
+        What is not an event of a job (a canary, garbage that somebody published) is passed over. Raises Unavailable,
+        and UnsupportedVersion for an event that only a newer version can read.
+        """
+        stream, subject = names.event_stream(shard), names.shard_filter(shard)
+        while True:
+            reads = await direct_batch(self._bus, stream, subject, after, limit)
+            if found := [stored for read in reads if (stored := _job_event(read)) is not None]:
+                return found
+            if len(reads) < limit:
+                return []
+            after = reads[-1].seq
+
+    async def info(self, shard: int) -> ShardInfo:
+        """When the stream of a shard was made and where it begins and ends. Raises Unavailable."""
+        name = names.event_stream(shard)
+        reply = await self._bus.ask(f"$JS.API.STREAM.INFO.{name}", b"", within=REQUEST_SECONDS)
+        info = msgspec.json.decode(reply, type=_Info)
+        if info.error is not None:
+            raise refusal(info.error, f"stream {name}")
+        if info.state is None:
+            raise Malformed(f"stream {name}: neither a state nor an error")
+        return ShardInfo(info.created, StreamSeq(info.state.first_seq), StreamSeq(info.state.last_seq))
+
+    async def created_at(self, shard: int) -> str:
+        """When the stream of a shard was made: another time means another stream. Raises Unavailable."""
+        return (await self.info(shard)).created_at
+
+    async def _find(self, ref: JobRef, seq: int) -> StreamSeq:
+        """The stream sequence of the event `seq` of a job; of its last event when it has fewer. About 12 reads.
+
+        A log is dense in `seq` and rising in both numbers, so it can be bisected by stream sequence although the stream
+        holds other jobs' events in between.
+        """
+        stream, subject = self._where(ref)
+        last = await self.tail(ref)
+        if last is None or last.event.seq <= seq:
+            return last.at if last is not None else StreamSeq(0)
+        low, high = 0, int(last.at)  # the event lies in (low, high]
+        while True:
+            middle = (low + high) // 2
+            read = await direct_get(self._bus, stream, Ask(seq=middle + 1, next_by_subj=subject))
+            if read is None:  # only a replica that is behind: it holds fewer than `seq` events after the middle
+                raise Unavailable(f"{stream} is behind")
+            found = _stored(ref, read)
+            if found.event.seq == seq:
+                return found.at
+            if found.event.seq < seq:
+                low = found.at
+            else:
+                high = middle
+
+    def _where(self, ref: JobRef) -> tuple[str, str]:
+        subject = names.event_subject(self._shards, ref)
+        return names.event_stream(names.shard_of(ref.job, self._shards)), subject
+
+
+def _stored(ref: JobRef, read: Read) -> Stored:
+    return Stored(ref, read.seq, read.body, codec.decode(read.body))
+
+
+def _job_event(read: Read) -> Stored | None:
+    try:
+        ref = names.parse_event_subject(read.subject)
+        return _stored(ref, read)
+    except Malformed:
+        if read.subject.split(".")[2] != names.CANARY:
+            log.error("not an event of a job", subject=read.subject, stream_seq=read.seq)
+        return None

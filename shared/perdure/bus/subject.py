@@ -1,0 +1,127 @@
+"""Every name on the bus, built and parsed. A token that is not exactly what it should be never reaches a subject.
+
+The broker would store `ev.0.*.>` as a literal name and match it as a filter: an id that is not checked reads, and
+purges, every tenant's jobs. So nobody else formats a subject, and filters come from here as well.
+"""
+
+import re
+from typing import Final, Literal, get_args
+
+from perdure.errors import Malformed
+from perdure.ids import DIGEST, UUID, Digest, JobId, JobRef, Queue, Tenant, is_token, is_uuid
+
+Priority = Literal["low", "normal", "high"]
+PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
+
+WORK: Final = "WORK"
+LIVE: Final = "LIVE"
+BLOB: Final = "BLOB"
+AUDIT: Final = "AUDIT"
+MOST_SHARDS: Final = 16  # one hexadecimal digit
+CANARY: Final = Tenant("canary")  # the supervisor's own; nobody's job
+
+EVERY_EVENT: Final = "job.*.*.event"
+EVERY_DELTA: Final = "job.*.*.delta"
+
+_EVENT: Final = re.compile(rf"ev\.[0-9]{{1,2}}\.([a-z0-9][a-z0-9_-]{{0,31}})\.({UUID.pattern})", re.ASCII)
+_WORK: Final = re.compile(rf"work\.([a-z0-9][a-z0-9_-]{{0,31}})\.({'|'.join(PRIORITIES)})\.({UUID.pattern})", re.ASCII)
+
+
+def shard_of(job: JobId, shards: int) -> int:
+    """The shard whose stream holds the log of `job`: its last hexadecimal digit modulo the shard count.
+
+    Raises Malformed.
+    """
+    if shards not in (1, 2, 4, 8, 16):
+        raise Malformed("the shard count is a power of two up to 16")
+    return int(_job(job)[-1], 16) % shards
+
+
+def event_stream(shard: int) -> str:
+    """The stream of a shard. Raises Malformed."""
+    if not 0 <= shard < MOST_SHARDS:
+        raise Malformed("no such shard")
+    return f"EV_{shard}"
+
+
+def event_subject(shards: int, ref: JobRef) -> str:
+    """Where the log of a job lies, and the filter that matches it alone. Raises Malformed."""
+    return f"ev.{shard_of(ref.job, shards)}.{_token(ref.tenant)}.{_job(ref.job)}"
+
+
+def parse_event_subject(subject: str) -> JobRef:
+    """The job whose log `subject` is. Raises Malformed for everything else, the supervisor's canaries too."""
+    match = _EVENT.fullmatch(subject)
+    if match is None:
+        raise Malformed("not the subject of a log")
+    return JobRef(Tenant(match[1]), JobId(match[2]))
+
+
+def shard_filter(shard: int) -> str:
+    """Every log of a shard. Raises Malformed."""
+    event_stream(shard)
+    return f"ev.{shard}.>"
+
+
+def public_event_subject(ref: JobRef) -> str:
+    """Where everybody hears what is appended to a job's log, live. Raises Malformed."""
+    return f"job.{_token(ref.tenant)}.{_job(ref.job)}.event"
+
+
+def delta_subject(ref: JobRef) -> str:
+    """Where a job's live deltas go. Raises Malformed."""
+    return f"job.{_token(ref.tenant)}.{_job(ref.job)}.delta"
+
+
+def work_subject(queue: Queue, priority: Priority, job: JobId) -> str:
+    """Where the doorbells of a job lie. Raises Malformed."""
+    return f"work.{_token(queue)}.{_priority(priority)}.{_job(job)}"
+
+
+def parse_work_subject(subject: str) -> tuple[Queue, Priority, JobId]:
+    """Queue, priority and job of a doorbell's subject. Raises Malformed."""
+    match = _WORK.fullmatch(subject)
+    if match is None:
+        raise Malformed("not the subject of a doorbell")
+    return Queue(match[1]), _priority(match[2]), JobId(match[3])
+
+
+def queue_filter(queue: Queue, priority: Priority) -> str:
+    """Every doorbell of a queue and priority. Raises Malformed."""
+    return f"work.{_token(queue)}.{_priority(priority)}.*"
+
+
+def consumer(queue: Queue, priority: Priority) -> str:
+    """The pull consumer of WORK for a queue and priority. Raises Malformed."""
+    return f"{_token(queue)}_{_priority(priority)}"
+
+
+def alarm_subject(job: JobId, name: str) -> str:
+    """Where the broker keeps one alarm of a job until it rings. Raises Malformed."""
+    return f"at.{_job(job)}.{_token(name)}"
+
+
+def blob_subject(tenant: Tenant, digest: Digest, chunk: int) -> str:
+    """Where one chunk of a blob lies. Raises Malformed."""
+    if DIGEST.fullmatch(digest) is None or chunk < 0:
+        raise Malformed("not a blob")
+    return f"blob.{_token(tenant)}.{digest}.{chunk}"
+
+
+def _token(text: str) -> str:
+    if not is_token(text):
+        raise Malformed("not a subject token: [a-z0-9][a-z0-9_-]{0,31}")
+    return text
+
+
+def _job(text: str) -> str:
+    if not is_uuid(text):
+        raise Malformed("not a job id: a lower-case UUID")
+    return text
+
+
+def _priority(text: str) -> Priority:
+    for priority in PRIORITIES:
+        if text == priority:
+            return priority
+    raise Malformed("not a priority: low, normal or high")

@@ -1,0 +1,1 @@
+"""One machine: the embedded broker and the supervisor behind `perdure up`."""
