@@ -1,0 +1,1 @@
+"""What tests need: servers, fakes that pass the suites of the real things, a chat model."""
