@@ -1,0 +1,1 @@
+"""Graph flows, pure: the definition and its checks (`spec`), what runs next (`plan`), text with holes (`template`)."""
