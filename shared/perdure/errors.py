@@ -82,7 +82,14 @@ class TailMoved(PerdureError):
 
 
 class OutcomeUnknown(PerdureError):
-    """No answer to an append: it may be stored, now or later. Never to be taken for "no"."""
+    """No answer to an append: it may be stored, now or later. Never to be taken for "no".
+
+    `job_id` is the job that it was about, where whoever asks again needs it.
+    """
+
+    def __init__(self, message: str, job_id: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
 
 
 class Unavailable(PerdureError):

@@ -10,8 +10,18 @@ from perdure.errors import Malformed, TooLarge, UnsupportedVersion
 MAX_VALUE_BYTES: Final = 128 * 1024  # a single user value
 MAX_EVENT_BYTES: Final = 192 * 1024  # an encoded event; the stream refuses 256 KiB
 
-_encoder: Final = msgspec.json.Encoder()
-_sorted: Final = msgspec.json.Encoder(order="sorted")
+
+
+def _plain(value: object) -> object:
+    """Models of users' code (pydantic's, or anything with its `model_dump`) as plain data."""
+    dump = getattr(value, "model_dump", None)
+    if callable(dump) and not isinstance(value, type):
+        return dump(mode="json")
+    raise TypeError(f"{type(value).__name__} cannot be stored as JSON")
+
+
+_encoder: Final = msgspec.json.Encoder(enc_hook=_plain)
+_sorted: Final = msgspec.json.Encoder(enc_hook=_plain, order="sorted")
 _decoder: Final = msgspec.json.Decoder(AnyEvent)
 
 
