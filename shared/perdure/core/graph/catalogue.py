@@ -4,6 +4,7 @@ The gateway checks definitions against it without importing a single component; 
 function.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Final, Literal
 
@@ -68,6 +69,7 @@ DEFAULT_ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "choice": (),  # its options are what it is for: the definition names them
 }
 MAX_TEXT_CHARS: Final = 100_000
+ACTION_ID: Final = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
 
 
 def _text(name: str, *, required: bool = False, edge: bool = True, maximum: int = MAX_TEXT_CHARS) -> InputPort:
@@ -167,7 +169,7 @@ def action_ids(literals: Mapping[str, UserValue]) -> tuple[str, ...]:
     if not isinstance(given, list):
         return ()
     ids = (action.get("id") for action in given if isinstance(action, dict))
-    return tuple(dict.fromkeys(name for name in ids if isinstance(name, str)))
+    return tuple(dict.fromkeys(name for name in ids if isinstance(name, str) and ACTION_ID.fullmatch(name)))
 
 
 def _variables(text: UserValue) -> tuple[str, ...]:

@@ -26,6 +26,10 @@ class Faults:
         else:
             self._more += 1
 
+    def at(self, *pointers: str) -> bool:
+        """Whether one of these values itself was refused."""
+        return any(fault.pointer in pointers for fault in self.found)
+
     def __bool__(self) -> bool:
         return bool(self.found)
 

@@ -7,14 +7,13 @@ from typing import Final, assert_never
 from perdure.core import codec
 from perdure.core.event import UserValue
 from perdure.core.graph import template
-from perdure.core.graph.catalogue import DEFAULT_ACTIONS, InputPort, action_ids
+from perdure.core.graph.catalogue import ACTION_ID, DEFAULT_ACTIONS, InputPort, action_ids
 from perdure.core.graph.faults import Faults, pointer
 from perdure.errors import Malformed, TooLarge
 
 MAX_ACTIONS: Final = 12
 MAX_POINTERS: Final = 100
 RESERVED_PORTS: Final = ("payload", "comment", "timeout")  # the other outputs of an ask
-_ACTION_ID: Final = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
 _POINTER: Final = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
 
 
@@ -91,8 +90,8 @@ def _actions(value: UserValue, at: str, faults: Faults) -> None:
             if member not in ("id", "label", "style", "requires"):
                 faults.add(here + pointer(str(member)), "unknown-member", "an action has id, label, style and requires")
         name = action.get("id")
-        if not isinstance(name, str) or _ACTION_ID.fullmatch(name) is None:
-            faults.add(f"{here}/id", "invalid-id", f"must match {_ACTION_ID.pattern}")
+        if not isinstance(name, str) or ACTION_ID.fullmatch(name) is None:
+            faults.add(f"{here}/id", "invalid-id", f"must match {ACTION_ID.pattern}")
         elif name in RESERVED_PORTS:
             faults.add(f"{here}/id", "reserved-name", f"{', '.join(RESERVED_PORTS)} are other outputs of an ask")
         elif name in seen:

@@ -45,7 +45,10 @@ class Edge(Struct, frozen=True):
 
 
 class Node(Struct, frozen=True):
-    """A node of a definition. `inputs` are its literals, `index` its place in the definition's list of nodes."""
+    """A node of a definition. `inputs` are its literals, `index` its place in the definition's list of nodes.
+
+    `component` is "" only while a definition is read that names none.
+    """
 
     id: str
     component: str
@@ -112,7 +115,7 @@ def _node(item: UserValue, index: int, faults: Faults) -> Node | None:
         node_id = None
     if not isinstance(component, str):
         faults.add(f"{at}/component", "wrong-type" if "component" in item else "missing", "must name a component")
-        component = None
+        component = ""
     if not isinstance(inputs, dict):
         faults.add(f"{at}/inputs", "wrong-type", "must be an object")
         inputs = {}
@@ -121,7 +124,7 @@ def _node(item: UserValue, index: int, faults: Faults) -> Node | None:
         faults.add(f"{at}/timeout_seconds", "out-of-range", f"must be a number from 0.1 to {MAX_TIMEOUT_SECONDS}")
         timeout = None
     retry = _retry(item["retry"], f"{at}/retry", faults) if "retry" in item else None
-    if node_id is None or component is None:
+    if node_id is None:
         return None
     return Node(node_id, component, dict(inputs), index, timeout, retry)
 

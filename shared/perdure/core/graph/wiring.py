@@ -1,7 +1,7 @@
 """Whether the parts of a definition fit: components and ports exist, types fit, nothing runs in a circle."""
 
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from perdure.core.graph import literal
 from perdure.core.graph.catalogue import Catalogue, ComponentSpec, OutputPort, inputs_of, joins, outputs_of
@@ -20,15 +20,15 @@ def check(spec: GraphSpec, catalogue: Catalogue, faults: Faults) -> None:
     components: dict[str, ComponentSpec] = {}
     for node in spec.nodes:
         component = catalogue.get(node.component)
-        if component is None:
+        if component is None and node.component:
             known = ", ".join(sorted(catalogue))
             faults.add(f"/nodes/{node.index}/component", "unknown-component", f"known are {known}")
-        else:
+        elif component is not None:
             components[node.id] = component
     edges = [edge for edge in spec.edges if _ends(edge, nodes, components, faults)]
     for node in spec.nodes:
         if node.id in components:
-            _inputs(node, components[node.id], edges, faults)
+            _inputs(node, components[node.id], spec.edges, faults)
     _acyclic(nodes, edges, faults)
 
 
@@ -65,7 +65,7 @@ def _outputs(end: End, nodes: Mapping[str, Node], components: Mapping[str, Compo
     return outputs_of(components[end.node], nodes[end.node].inputs)
 
 
-def _inputs(node: Node, component: ComponentSpec, edges: list[Edge], faults: Faults) -> None:
+def _inputs(node: Node, component: ComponentSpec, edges: Sequence[Edge], faults: Faults) -> None:
     at = f"/nodes/{node.index}"
     ports = inputs_of(component, node.inputs)
     wired = {edge.target.port: edge for edge in edges if edge.target.node == node.id}
