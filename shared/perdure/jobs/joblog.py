@@ -1,0 +1,138 @@
+"""One job's log in the hands of a writer: read to its end, fold, append by compare-and-set, settle what is unknown.
+
+Everyone who writes a job (gateway, runner, sweeper) does it through `JobLog.append`, and nobody else does. The caller
+does not hand over an event but a decision: a pure function from the newest state to what should follow, or None. The
+event keeps its id however often the append is tried; its `seq`, `status` and `at` are written anew after news.
+
+    append ── accepted ──► stored
+       └─ refused, or no answer ── read every event after the expected one from the leader ── core.fence.judge:
+             none: the same bytes again · mine: stored · fenced: Interrupted · news: fold, decide again
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Self
+
+from perdure import probe
+from perdure.bus.eventlog import EventLog, Stored
+from perdure.clock import Clock
+from perdure.core import codec
+from perdure.core.event import AnyData, AnyEvent
+from perdure.core.fence import Verdict, judge
+from perdure.core.machine import EMPTY, JobState, apply, may_follow, stamp
+from perdure.errors import Interrupted, OutcomeUnknown, StreamFull, TailMoved, Unavailable
+from perdure.ids import Digest, EventId, JobRef, StreamSeq, new_event_id
+
+Decide = Callable[[JobState], AnyData | None]
+APPEND_BUDGET_SECONDS: Final = 10.0  # of a gateway or sweeper; a runner's is its belief in the lease
+MOVED_PAUSE: Final = 0.002
+UNKNOWN_PAUSE: Final = 0.05
+AWAY_PAUSE: Final = 0.1
+
+
+class JobLog:
+    """The log of one job, for one writer at a time: callers take turns."""
+
+    def __init__(self, eventlog: EventLog, ref: JobRef, clock: Clock, entries: Iterable[Stored] = ()) -> None:
+        self.ref = ref
+        self.entries: list[Stored] = []
+        self.state: JobState = EMPTY
+        self.tail = StreamSeq(0)
+        self._eventlog = eventlog
+        self._clock = clock
+        self._take(entries)
+
+    @classmethod
+    async def load(cls, eventlog: EventLog, ref: JobRef, clock: Clock) -> Self:
+        """The log to its end, by the leader's word. A job that was never submitted has an empty one.
+
+        Raises Unavailable, BrokenLog for a log that cannot be, UnsupportedVersion for one that is too new.
+        """
+        return cls(eventlog, ref, clock, await eventlog.read(ref))
+
+    @property
+    def events(self) -> Sequence[AnyEvent]:
+        """The events alone, by `seq`."""
+        return [stored.event for stored in self.entries]
+
+    async def refresh(self) -> int:
+        """Read what others have appended since, fold it, and return how many events that were. Raises Unavailable."""
+        news = await self._eventlog.look(self.ref, self.tail)
+        self._take(news)
+        return len(news)
+
+    async def append(
+        self,
+        decide: Decide,
+        *,
+        attempt: EventId | None = None,
+        refs: Iterable[Digest] = (),
+        budget_seconds: float = APPEND_BUDGET_SECONDS,
+    ) -> Stored | None:
+        """Append what `decide` says of the newest state; return the stored event, None when nothing fits any more.
+
+        `attempt` is the event id of the writer's `attempt.started` (a runner inside its attempt), None for all others.
+        Raises Interrupted when that attempt is no longer the last one or its job has ended; OutcomeUnknown when the
+        budget is over and the event may be stored, Unavailable (StreamFull) when it is over and it is not; TooLarge.
+        """
+        event_id, deadline = new_event_id(), self._clock.monotonic() + budget_seconds
+        while True:
+            self._check(attempt)
+            data = decide(self.state)
+            if data is None or not may_follow(self.state, data):
+                return None
+            event = stamp(self.state, event_id, self._clock.broker_now(), data, refs)
+            stored = await self._settle(event, attempt, deadline)
+            if stored is not None:
+                return stored
+
+    async def _settle(self, event: AnyEvent, attempt: EventId | None, deadline: float) -> Stored | None:
+        """Send `event` until its fate is known: the stored entry, or None when news was folded instead."""
+        unsure = False  # whether a copy without an answer may still be stored
+        while True:
+            try:
+                at = await self._eventlog.append(self.ref, event, self.tail)
+            except TailMoved as exc:
+                failed: Exception = exc
+                pause = MOVED_PAUSE
+            except OutcomeUnknown as exc:
+                failed, pause, unsure = exc, UNKNOWN_PAUSE, True
+            except StreamFull as exc:
+                if attempt is None and not unsure:  # whoever holds no attempt is told at once; a running job waits
+                    raise
+                failed, pause = exc, AWAY_PAUSE
+            except Unavailable as exc:
+                failed, pause = exc, AWAY_PAUSE
+            else:
+                self._take([Stored(self.ref, at, codec.encode(event), event)])
+                return self.entries[-1]
+            try:
+                news = await self._eventlog.look(self.ref, self.tail)
+            except Unavailable as exc:
+                failed, pause = exc, AWAY_PAUSE
+            else:
+                probe.hit("look.after_read")
+                verdict = judge(event.id, attempt, [stored.event for stored in news])
+                self._take(news)
+                if verdict is Verdict.MINE:
+                    return next(stored for stored in news if stored.event.id == event.id)
+                if verdict is Verdict.FENCED:
+                    raise Interrupted(f"job {self.ref.job}: another attempt has taken over")
+                if verdict is Verdict.NEWS:
+                    return None  # an unsure copy of ours expected an older tail: it can never be stored now
+            if self._clock.monotonic() + pause > deadline:
+                if unsure:
+                    raise OutcomeUnknown(f"job {self.ref.job}: event {event.id} may be stored") from failed
+                raise failed if isinstance(failed, Unavailable) else Unavailable("the log takes no append") from failed
+            await self._clock.sleep(pause)
+
+    def _check(self, attempt: EventId | None) -> None:
+        if attempt is None:
+            return
+        if self.state.attempt_id != attempt or self.state.terminal:
+            raise Interrupted(f"job {self.ref.job}: this attempt is over")
+
+    def _take(self, entries: Iterable[Stored]) -> None:
+        for stored in entries:
+            self.state = apply(self.state, stored.event)
+            self.entries.append(stored)
+            self.tail = stored.at
