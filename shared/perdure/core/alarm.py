@@ -118,6 +118,14 @@ def next_due_at(job: JobState) -> Instant | None:
     return min(i for i in instants if i is not None)
 
 
+def decides_at(job: JobState) -> Instant | None:
+    """The earliest instant from which on `due` says something, None when it never will: soft waits leave no event."""
+    if job.submitted is None or job.terminal:
+        return None
+    instants = [job.submitted.deadline_at, grace_end(job), *(r.expires_at for r in job.asked.values())]
+    return min([i for i in instants if i is not None] + [at for at, _ in _timers(job)])
+
+
 def _wake(job: JobState) -> Instant | None:
     """The earliest end of a timer, a back-off or a wait for code."""
     if job.suspension is None:

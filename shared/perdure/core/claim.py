@@ -8,7 +8,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from perdure.core import event as ev
-from perdure.core.alarm import asleep, due
+from perdure.core.alarm import asleep, due, next_due_at
 from perdure.core.event import AnyData, Status
 from perdure.core.instant import Instant
 from perdure.core.machine import CauseKind, JobState, crashes_at_claim
@@ -78,6 +78,13 @@ def crashed_out(job: JobState) -> ev.FailedData | None:
 def runnable(job: JobState, now: Instant) -> bool:
     """Whether a doorbell has to exist for `job`: it is open and not asleep, or time has decided something about it."""
     return job.exists and not job.terminal and (due(job, now) is not None or not asleep(job, now))
+
+
+def ready_at(job: JobState) -> Instant | None:
+    """The instant from which on `runnable` may be true: what the sweeper's query goes by; None: never again."""
+    if job.updated_at is None or job.terminal:
+        return None
+    return job.updated_at if runnable(job, job.updated_at) else next_due_at(job)
 
 
 def _resumed(job: JobState) -> Start:

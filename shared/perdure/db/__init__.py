@@ -1,0 +1,1 @@
+"""SQL: one function per question, connection first. Knows `core`, and nothing of the broker."""

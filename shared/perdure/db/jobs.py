@@ -1,0 +1,294 @@
+"""The projection of jobs: the guarded upsert that makes a row from a fold, and the questions lists and sweeper ask."""
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from perdure.core import event as ev
+from perdure.core.alarm import decides_at
+from perdure.core.claim import ready_at
+from perdure.core.event import Status
+from perdure.core.instant import Instant
+from perdure.core.machine import JobState
+from perdure.core.reason import reason
+from perdure.db.page import Page, PageKey, keyset
+from perdure.db.record import record
+from perdure.db.schema import insert, job_tags, jobs
+from perdure.ids import Digest, FlowId, JobId, JobRef, Principal, Queue, RequestId, StreamSeq, Tenant
+
+
+class ShortRequest(Struct, frozen=True, omit_defaults=True):
+    """An open request as a list of jobs shows it."""
+
+    id: RequestId
+    name: str
+    kind: str
+    title: str
+    expires_at: Instant | None = None
+
+
+class JobRow(Struct, frozen=True, kw_only=True):
+    """A row of `jobs`: the fold of the first `seq` events. User values are in `outputs` and `progress`."""
+
+    tenant: Tenant
+    job_id: JobId
+    epoch: int
+    seq: int
+    stream_seq: StreamSeq
+    status: Status
+    reason: str | None
+    flow_id: FlowId | None
+    flow_name: str | None
+    flow_version: int | None
+    flow_kind: str | None
+    owner: Principal | None
+    session_id: str | None
+    queue: Queue | None
+    priority: str | None
+    tags: dict[str, str]
+    parent: ev.Parent | None
+    attempt: int
+    failures: int
+    fingerprint: Digest | None
+    created_at: Instant
+    started_at: Instant | None
+    updated_at: Instant
+    ended_at: Instant | None
+    not_before: Instant | None
+    deadline_at: Instant | None
+    wake_at: Instant | None
+    next_due_at: Instant | None
+    ready_at: Instant | None
+    waiting: tuple[ev.Waiting, ...]
+    requests: tuple[ShortRequest, ...]
+    progress: ev.ProgressData | None
+    outputs: dict[str, Any] | None  # Any: what users' flows make
+    error: ev.Failure | None
+    usage: ev.Usage | None
+    quarantined: str | None
+    deleted_at: Instant | None
+
+    @property
+    def ref(self) -> JobRef:
+        """Tenant and job id."""
+        return JobRef(self.tenant, self.job_id)
+
+
+_JSON: Final = frozenset({"tags", "parent", "waiting", "requests", "progress", "outputs", "error", "usage"})
+_COLUMNS: Final = tuple(jobs.c[name] for name in JobRow.__struct_fields__)
+
+
+class JobFilter(Struct, frozen=True, kw_only=True):
+    """What a list is narrowed to; everything given must hold. `flows` are ids or names, `tags` names and values."""
+
+    statuses: Sequence[Status] = ()
+    flows: Sequence[str] = ()
+    tags: Sequence[tuple[str, str]] = ()
+    sessions: Sequence[str] = ()
+    owners: Sequence[str] = ()
+    parents: Sequence[str] = ()
+    waiting_for_person: bool = False
+    created_after: Instant | None = None
+    created_before: Instant | None = None
+    updated_after: Instant | None = None
+
+
+EVERYTHING: Final = JobFilter()
+Order = Literal["created", "updated"]
+
+
+async def upsert(conn: AsyncConnection, ref: JobRef, state: JobState, stream_seq: StreamSeq, *, epoch: int = 1) -> bool:
+    """Make the row of `ref` the fold `state`, whose last event lies at `stream_seq`; whether anything was written.
+
+    Guarded: a row never goes back to a lower `seq`, however many projectors write, unless `epoch` is higher: then its
+    log was replaced (a restored backup) and the new one counts from its first event. A tombstone (a log purged down to
+    its terminal event) writes nothing: the row that retention left says more.
+    """
+    if state.submitted is None:
+        return False
+    values = _values(ref, state, state.submitted, stream_seq, epoch)
+    statement = insert(conn, jobs).values(values)
+    new = statement.excluded
+    guarded = statement.on_conflict_do_update(
+        index_elements=[jobs.c.tenant, jobs.c.job_id],
+        set_={name: new[name] for name in values if name not in ("tenant", "job_id")},
+        where=or_(jobs.c.epoch < new.epoch, and_(jobs.c.epoch == new.epoch, jobs.c.seq < new.seq)),
+    )
+    written = (await conn.execute(guarded.returning(jobs.c.seq))).first() is not None
+    if written and state.submitted.tags:
+        rows = [
+            {"tenant": ref.tenant, "job_id": ref.job, "name": k, "value": v} for k, v in state.submitted.tags.items()
+        ]
+        await conn.execute(insert(conn, job_tags).on_conflict_do_nothing(), rows)
+    return written
+
+
+async def quarantine(
+    conn: AsyncConnection, ref: JobRef, why: str, last: ev.AnyEvent, at: StreamSeq, *, epoch: int = 1
+) -> bool:
+    """Mark the row of a log that cannot be folded, as `broken` or `unsupported`; whether it is news. `last` is the
+    event at which it was noticed: it makes a row when there is none yet. Nobody rings a quarantined job.
+    """
+    known = (await conn.execute(select(jobs.c.quarantined).where(_is(ref)))).first()
+    if known is not None:
+        if known[0] == why:
+            return False
+        await conn.execute(update(jobs).where(_is(ref)).values(quarantined=why))
+        return True
+    ended = last.at if last.status in ev.TERMINAL else None
+    values = {
+        "tenant": ref.tenant, "job_id": ref.job, "epoch": epoch, "seq": 0, "stream_seq": at, "status": last.status,
+        "tags": "{}", "attempt": last.attempt, "failures": 0, "created_at": last.at, "updated_at": last.at,
+        "ended_at": ended, "waiting": "[]", "requests": "[]", "open_requests": 0, "quarantined": why,
+    }  # fmt: skip
+    await conn.execute(insert(conn, jobs).values(values))
+    return True
+
+
+async def get_row(conn: AsyncConnection, ref: JobRef) -> JobRow | None:
+    """The row of one job, deleted or not; None when there is none."""
+    found = (await conn.execute(select(*_COLUMNS).where(_is(ref)))).first()
+    return None if found is None else _row(found)
+
+
+async def list_jobs(
+    conn: AsyncConnection,
+    tenant: Tenant,
+    narrow: JobFilter = EVERYTHING,
+    *,
+    order: Order = "created",
+    limit: int = 50,
+    after: PageKey | None = None,
+) -> Page[JobRow]:
+    """A page of a tenant's jobs, newest first; deleted ones are not there. `after` is the `next` of the page before."""
+    by = jobs.c.created_at if order == "created" else jobs.c.updated_at
+    query: Select[Any] = select(*_COLUMNS).where(
+        jobs.c.tenant == tenant, jobs.c.deleted_at.is_(None), *_conditions(narrow)
+    )
+    query = keyset(query, by, jobs.c.job_id, descending=True, limit=limit, after=after)
+    rows = tuple(map(_row, (await conn.execute(query)).all()))
+    if len(rows) <= limit:
+        return Page(rows)
+    last = rows[limit - 1]
+    return Page(rows[:limit], (last.created_at if order == "created" else last.updated_at, last.job_id))
+
+
+async def ready(conn: AsyncConnection, now: Instant, *, limit: int, after: PageKey | None = None) -> list[JobRow]:
+    """Open jobs for which a doorbell may have to exist at `now`, by (`ready_at`, id), behind `after`; the log says."""
+    return await _swept(conn, jobs.c.ready_at, now, limit, after)
+
+
+async def overdue(conn: AsyncConnection, now: Instant, *, limit: int, after: PageKey | None = None) -> list[JobRow]:
+    """Open jobs about which time has decided something by `now`, by (`next_due_at`, id), behind `after`."""
+    return await _swept(conn, jobs.c.next_due_at, now, limit, after)
+
+
+async def count_by_status(conn: AsyncConnection, tenant: Tenant) -> dict[Status, int]:
+    """How many jobs of a tenant are where; statuses without jobs are absent."""
+    query = select(jobs.c.status, func.count()).where(jobs.c.tenant == tenant, jobs.c.deleted_at.is_(None))
+    return {Status(status): n for status, n in (await conn.execute(query.group_by(jobs.c.status))).all()}
+
+
+async def unsupported(conn: AsyncConnection) -> list[JobRef]:
+    """The jobs that an older version could not fold: a newer one tries them again."""
+    found = await conn.execute(select(jobs.c.tenant, jobs.c.job_id).where(jobs.c.quarantined == "unsupported"))
+    return [JobRef(Tenant(tenant), JobId(job)) for tenant, job in found]
+
+
+async def _swept(
+    conn: AsyncConnection, by: ColumnElement[Any], now: Instant, limit: int, after: PageKey | None
+) -> list[JobRow]:
+    open_rows = (jobs.c.ended_at.is_(None), jobs.c.quarantined.is_(None))  # as in the index
+    query: Select[Any] = select(*_COLUMNS).where(*open_rows, by <= now)
+    if after is not None:
+        query = query.where(or_(by > after[0], and_(by == after[0], jobs.c.job_id > after[1])))
+    return list(map(_row, (await conn.execute(query.order_by(by, jobs.c.job_id).limit(limit))).all()))
+
+
+def _is(ref: JobRef) -> ColumnElement[bool]:
+    return and_(jobs.c.tenant == ref.tenant, jobs.c.job_id == ref.job)
+
+
+def _conditions(narrow: JobFilter) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if narrow.statuses:
+        found.append(jobs.c.status.in_([s.value for s in narrow.statuses]))
+    if narrow.flows:
+        found.append(or_(jobs.c.flow_id.in_(narrow.flows), jobs.c.flow_name.in_(narrow.flows)))
+    for name, value in narrow.tags:
+        same = and_(job_tags.c.tenant == jobs.c.tenant, job_tags.c.job_id == jobs.c.job_id)
+        found.append(exists().where(same, job_tags.c.name == name, job_tags.c.value == value))
+    if narrow.sessions:
+        found.append(jobs.c.session_id.in_(narrow.sessions))
+    if narrow.owners:
+        found.append(jobs.c.owner.in_(narrow.owners))
+    if narrow.parents:
+        found.append(jobs.c.parent_job_id.in_(narrow.parents))
+    if narrow.waiting_for_person:
+        found.append(jobs.c.open_requests > 0)
+    if narrow.created_after is not None:
+        found.append(jobs.c.created_at > narrow.created_after)
+    if narrow.created_before is not None:
+        found.append(jobs.c.created_at < narrow.created_before)
+    if narrow.updated_after is not None:
+        found.append(jobs.c.updated_at > narrow.updated_after)
+    return found
+
+
+def _values(ref: JobRef, job: JobState, asked: ev.SubmittedData, at: StreamSeq, epoch: int) -> dict[str, object]:
+    """The row: explicit columns, in the order of the table."""
+    sleep = job.suspension.data if job.suspension is not None else None
+    short = [ShortRequest(r.id, r.name, r.kind, r.title, r.expires_at) for r in job.asked.values()]
+    completed = job.end if isinstance(job.end, ev.CompletedData) else None
+    return {
+        "tenant": ref.tenant,
+        "job_id": ref.job,
+        "epoch": epoch,
+        "seq": job.seq,
+        "stream_seq": at,
+        "status": job.status,
+        "reason": reason(job),
+        "flow_id": asked.flow.id,
+        "flow_name": asked.flow.name,
+        "flow_version": asked.flow.version,
+        "flow_kind": asked.flow.kind,
+        "owner": asked.owner,
+        "session_id": asked.session_id,
+        "queue": asked.queue,
+        "priority": asked.priority,
+        "tags": _json(asked.tags),
+        "parent": _json(asked.parent),
+        "parent_job_id": asked.parent.job_id if asked.parent is not None else None,
+        "attempt": job.attempt,
+        "failures": job.failures,
+        "fingerprint": job.fingerprint,
+        "created_at": job.submitted_at,
+        "started_at": job.started_at,
+        "updated_at": job.updated_at,
+        "ended_at": job.ended_at,
+        "not_before": asked.not_before,
+        "deadline_at": asked.deadline_at,
+        "wake_at": sleep.wake_at if sleep is not None else None,
+        "next_due_at": decides_at(job),
+        "ready_at": ready_at(job),
+        "waiting": _json(sleep.waiting if sleep is not None else ()),
+        "requests": _json(short),
+        "open_requests": len(short),
+        "progress": _json(job.progress),
+        "outputs": _json(completed.outputs) if completed is not None else None,
+        "error": _json(job.end.error) if isinstance(job.end, ev.FailedData) else None,
+        "usage": _json(completed.usage) if completed is not None else None,
+        "quarantined": None,  # it folds again
+    }
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+def _row(found: Row[Any]) -> JobRow:
+    return record(found, JobRow, json=_JSON)
