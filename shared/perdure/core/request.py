@@ -16,6 +16,7 @@ from perdure.core import schema
 from perdure.core.alarm import due, expiry
 from perdure.core.codec import canonical
 from perdure.core.instant import Instant
+from perdure.core.jcs import jcs
 from perdure.core.machine import JobState, Settled
 from perdure.core.schema import pointer
 from perdure.errors import Conflict, Expired, Fault, Forbidden, Invalid, NotFound
@@ -34,9 +35,13 @@ class Answer(Struct, frozen=True, kw_only=True):
     comment: str | None = None
 
 
-def proposal_digest(proposal: Any) -> str:  # Any: a user's value
-    """What an answer must name, so that nobody approves something other than what was shown: `sha256:…`."""
-    return f"sha256:{sha256(canonical(proposal)).hexdigest()}"
+def proposal_digest(title: str, message: str | None, proposal: Any) -> str:  # Any: a user's value
+    """What an answer must name, so that nobody approves something other than what was shown: `sha256:…`.
+
+    SHA-256 over the RFC 8785 form of `{title, message, proposal}`. Raises Malformed for numbers beyond a double.
+    """
+    shown = {"title": title, "message": message, "proposal": proposal}
+    return f"sha256:{sha256(jcs(shown)).hexdigest()}"
 
 
 def asked_in(log: Iterable[ev.AnyEvent], request: RequestId) -> ev.Request | None:
