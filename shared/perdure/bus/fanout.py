@@ -1,0 +1,160 @@
+"""One wildcard subscription a process for the events of all jobs, one for their deltas; a bounded inbox for each
+follower.
+
+No consumer per client, and nothing that waits for a slow one: an inbox that is full is emptied and says `Lagged`, which
+means "read the log from where you are". A reconnect says the same, because what was republished meanwhile was not
+heard. What a follower gets may have holes and repeats; `previous` shows them (see `jobs.follow`).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Final
+
+from msgspec import Struct
+from nats.aio.msg import Msg
+
+from perdure.bus.connection import Bus
+from perdure.bus.subject import EVERY_DELTA, EVERY_EVENT
+from perdure.ids import JobRef, StreamSeq
+
+MOST_FRAMES: Final = 1_000
+MOST_BYTES: Final = 1024 * 1024  # beyond the first frame, which may be larger than this on its own
+
+
+class LiveEvent(Struct, frozen=True):
+    """An event as it was just stored: its stream sequence, that of the event before it in the same log (0: none),
+    its body.
+    """
+
+    seq: StreamSeq
+    previous: StreamSeq
+    body: bytes
+
+
+class LiveDelta(Struct, frozen=True):
+    """A live delta."""
+
+    body: bytes
+
+
+class Lagged(Struct, frozen=True):
+    """Something was not heard: read the log from where you are."""
+
+
+Frame = LiveEvent | LiveDelta | Lagged
+LAGGED: Final = Lagged()
+
+
+class Inbox:
+    """What one follower has not taken yet, in order."""
+
+    def __init__(self) -> None:
+        self._frames: deque[Frame] = deque()
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+
+    async def next(self, timeout: float | None) -> Frame | None:  # noqa: ASYNC109 - None is an answer here, not an error
+        """The next frame; None when none came within `timeout` seconds (None: wait for ever)."""
+        if not self._frames:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return None
+        frame = self._frames.popleft()
+        self._bytes -= _size(frame)
+        return frame
+
+    def put(self, frame: Frame) -> None:
+        """Add a frame; when there is no room for it everything is replaced by one `Lagged`."""
+        size = _size(frame)
+        if self._frames and (len(self._frames) >= MOST_FRAMES or self._bytes + size > MOST_BYTES):
+            frame, size = LAGGED, 0
+        if isinstance(frame, Lagged):
+            self._frames.clear()
+            self._bytes = 0
+        self._frames.append(frame)
+        self._bytes += size
+        self._arrived.set()
+
+
+class Fanout:
+    """The process's subscriptions and the followers behind them. Made by `Fanout.open`."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._followers: dict[tuple[str, str], set[Inbox]] = {}
+
+    @classmethod
+    def open(cls, bus: Bus) -> AbstractAsyncContextManager["Fanout"]:
+        """A Fanout that hears, for as long as the context lasts. Raises Unavailable."""
+        return _opened(cls(bus))
+
+    @property
+    def followers(self) -> int:
+        """How many inboxes there are."""
+        return sum(len(inboxes) for inboxes in self._followers.values())
+
+    @contextmanager
+    def follow(self, ref: JobRef) -> Iterator[Inbox]:
+        """An inbox that gets what happens to a job from now on. Register first, then read the log."""
+        inbox, key = Inbox(), (str(ref.tenant), str(ref.job))
+        self._followers.setdefault(key, set()).add(inbox)
+        try:
+            yield inbox
+        finally:
+            inboxes = self._followers[key]
+            inboxes.discard(inbox)
+            if not inboxes:
+                del self._followers[key]
+
+    async def _event(self, message: Msg) -> None:
+        inboxes = self._of(message)
+        if not inboxes:
+            return
+        headers = message.headers or {}
+        try:
+            seq, previous = int(headers["Nats-Sequence"]), int(headers["Nats-Last-Sequence"])
+        except (KeyError, ValueError):  # not from the log: somebody published on the public subject
+            return
+        frame = LiveEvent(StreamSeq(seq), StreamSeq(previous), message.data)
+        for inbox in inboxes:
+            inbox.put(frame)
+
+    async def _delta(self, message: Msg) -> None:
+        frame = LiveDelta(message.data)
+        for inbox in self._of(message):
+            inbox.put(frame)
+
+    def _of(self, message: Msg) -> frozenset[Inbox] | set[Inbox]:
+        _, tenant, job, _ = message.subject.split(".")
+        return self._followers.get((tenant, job), frozenset())
+
+    def _lagged(self) -> None:
+        for inboxes in self._followers.values():
+            for inbox in inboxes:
+                inbox.put(LAGGED)
+
+
+@asynccontextmanager
+async def _opened(fanout: Fanout) -> AsyncGenerator[Fanout]:
+    bus = fanout._bus
+    forget = bus.on_reconnect(fanout._lagged)
+    try:
+        events = await bus.subscribe(EVERY_EVENT, fanout._event)
+        deltas = await bus.subscribe(EVERY_DELTA, fanout._delta)
+        try:
+            await bus.flush()  # the broker knows both: whoever registers from now on misses nothing
+            yield fanout
+        finally:
+            await bus.unsubscribe(events)
+            await bus.unsubscribe(deltas)
+    finally:
+        forget()
+
+
+def _size(frame: Frame) -> int:
+    return 0 if isinstance(frame, Lagged) else len(frame.body)

@@ -1,0 +1,216 @@
+"""Keeping leases, and believing in them: in a thread of its own with a connection of its own.
+
+User code that blocks the main loop cannot starve the heartbeats. Every third of a lease its delivery's `+WPI` goes out
+as a *request*: a published one "succeeds" into a broker that is frozen. The belief in a lease lasts until (send time
+of the last confirmed one) + lease - margin, by the monotonic clock; when it has run out `lost` is set, the work stops
+and nothing is acked.
+
+A process whose main loop hangs must not keep its jobs for ever: when the loop has not ticked for 3 leases its
+heartbeats stop, and `on_stalled` is told, so that the process ends and a new one starts.
+
+None of it fences: the broker takes anybody's `+WPI`, also a late one. The belief only ends work early that the log
+would refuse.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+from perdure import log as logs
+from perdure.bus.connection import Bus, OnClosed
+from perdure.bus.pull import Delivery
+from perdure.clock import SystemClock
+from perdure.errors import OutcomeUnknown, Unavailable
+
+MARGIN_SECONDS: Final = 1.0  # how much earlier than the broker we stop believing; a quarter of a lease below 4 s
+TICK_SECONDS: Final = 0.25
+STALLED_LEASES: Final = 3
+
+log = logs.get(__name__)
+
+
+class Lease:
+    """The belief in one delivery. Made by `Heartbeats.hold`; `release` ends its heartbeats."""
+
+    def __init__(self, delivery: Delivery, lease_seconds: float, clock: SystemClock) -> None:
+        self.delivery, self.lease_seconds = delivery, lease_seconds
+        self.margin_seconds = min(MARGIN_SECONDS, lease_seconds / 4)
+        self.believed_until = delivery.received_at + lease_seconds - self.margin_seconds
+        self.lost = asyncio.Event()  # of the main loop
+        self._clock = clock
+        self._release: Callable[[], None] | None = None
+
+    @property
+    def believed(self) -> bool:
+        """Whether the job may be worked on now."""
+        return self._clock.monotonic() < self.believed_until and not self.lost.is_set()
+
+    def release(self) -> None:
+        """No more heartbeats: acked, handed back, or given up. May be called again."""
+        if self._release is not None:
+            self._release()
+
+
+class Heartbeats:
+    """The thread. An async context manager of the main loop; its arguments are those of `Bus.connect`.
+
+    `on_closed(reason)` and `on_stalled(seconds)` are called in the thread, because the main loop may be the one that
+    hangs.
+    """
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        *,
+        user: str | None,
+        password: str | None,
+        name: str,
+        clock: SystemClock,
+        inbox_prefix: str | None = None,
+        on_closed: OnClosed | None = None,
+        on_stalled: Callable[[float], None] | None = None,
+    ) -> None:
+        self._connect: Callable[[], AbstractAsyncContextManager[Bus]] = partial(
+            Bus.connect,
+            servers,
+            user=user,
+            password=password,
+            name=name,
+            clock=clock,
+            inbox_prefix=inbox_prefix,
+            on_closed=on_closed,
+            measure=False,
+        )
+        self._clock, self._on_closed, self._on_stalled = clock, on_closed, on_stalled
+        self._thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
+        self._kept: dict[Lease, asyncio.Task[None]] = {}  # the thread's
+        self._ticked = 0.0
+        self._told = False
+
+    async def __aenter__(self) -> Self:
+        """Start the thread and wait for its connection. Raises Unauthenticated."""
+        self._main = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self._main.create_future()
+        self._ticked = self._clock.monotonic()
+        self._ticking = asyncio.create_task(self._tick())
+        self._own = asyncio.new_event_loop()
+        self._thread.start()
+        try:
+            await self._ready
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._end()
+
+    def hold(self, delivery: Delivery, lease_seconds: float) -> Lease:
+        """Keep `delivery` from being redelivered, from now on. On the main loop."""
+        lease = Lease(delivery, lease_seconds, self._clock)
+        lease._release = partial(self._call, self._let_go, lease)
+        self._call(self._take, lease)
+        return lease
+
+    # -------------------------------------------------------------------------------------------- the main loop
+
+    async def _tick(self) -> None:
+        while True:
+            self._ticked = self._clock.monotonic()
+            await self._clock.sleep(TICK_SECONDS)
+
+    async def _end(self) -> None:
+        self._ticking.cancel()
+        await asyncio.wait((self._ticking,))
+        self._call(self._serving.cancel)
+        await asyncio.to_thread(self._thread.join)
+
+    def _call(self, function: Callable[..., object], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the thread has ended: its leases are lost or released already
+            self._own.call_soon_threadsafe(function, *args)
+
+    # -------------------------------------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._own)
+        self._serving = self._own.create_task(self._serve())
+        try:
+            self._own.run_until_complete(self._serving)
+        except asyncio.CancelledError:
+            pass
+        except BaseException as exc:  # noqa: BLE001 - the thread's last word: without it the process must not go on
+            self._failed(exc)
+        finally:
+            self._own.close()
+
+    def _failed(self, exc: BaseException) -> None:
+        log.error("the heartbeat thread ended", error=repr(exc))
+        for lease in list(self._kept):
+            self._tell_main(lease.lost.set)
+        self._tell_main(self._refuse, exc)
+        if self._on_closed is not None:
+            self._on_closed(f"the heartbeat thread ended: {exc!r}")
+
+    def _refuse(self, exc: BaseException) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(exc)
+
+    async def _serve(self) -> None:
+        async with self._connect() as self._bus, asyncio.TaskGroup() as self._tasks:
+            self._tell_main(self._accept)
+            while True:
+                await self._clock.sleep(TICK_SECONDS)
+
+    def _accept(self) -> None:
+        if not self._ready.done():
+            self._ready.set_result(None)
+
+    def _take(self, lease: Lease) -> None:
+        self._kept[lease] = self._tasks.create_task(self._keep(lease))
+
+    def _let_go(self, lease: Lease) -> None:
+        if (task := self._kept.pop(lease, None)) is not None:
+            task.cancel()
+
+    async def _keep(self, lease: Lease) -> None:
+        """Heartbeats of one lease until it is released, or the belief in it has run out, or the main loop hangs."""
+        every, most = lease.lease_seconds / 3, lease.lease_seconds / 6
+        at = lease.delivery.received_at + every
+        while True:
+            await self._clock.sleep(max(0.0, min(at, lease.believed_until) - self._clock.monotonic()))
+            sent = self._clock.monotonic()
+            left = lease.believed_until - sent
+            if left <= 0 or self._stalled(lease, sent):
+                break
+            try:
+                await self._bus.request(lease.delivery.reply, b"+WPI", within=min(most, left))
+            except (Unavailable, OutcomeUnknown):
+                at = max(self._clock.monotonic(), sent + most / 2)
+                continue
+            if self._clock.monotonic() >= lease.believed_until:  # too late: whoever asked meanwhile was told "no"
+                break
+            lease.believed_until = sent + lease.lease_seconds - lease.margin_seconds
+            at = sent + every
+        self._kept.pop(lease, None)
+        log.warning("lease lost", job_id=lease.delivery.ref.job, lease_seconds=lease.lease_seconds)
+        self._tell_main(lease.lost.set)
+
+    def _stalled(self, lease: Lease, now: float) -> bool:
+        silent = now - self._ticked
+        if silent <= STALLED_LEASES * lease.lease_seconds:
+            return False
+        if not self._told and self._on_stalled is not None:
+            self._told = True
+            self._on_stalled(silent)
+        return True
+
+    def _tell_main(self, function: Callable[..., object], *args: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the main loop is closed: nobody is left to be told
+            self._main.call_soon_threadsafe(function, *args)
