@@ -30,6 +30,7 @@ REQUEST_SECONDS: Final = 2.0
 RECONNECT_SECONDS: Final[Any] = 0.2  # Any: nats-py declares an int and sleeps it
 MEASURE_SECONDS: Final = 60.0
 MEASURE_AGAIN_SECONDS: Final = 2.0
+GUARD_SECONDS: Final = 5.0
 WARN_OFFSET_SECONDS: Final = 5.0
 
 log = logs.get(__name__)
@@ -141,7 +142,11 @@ class Bus:
         self._check(body, headers)
         try:
             await self.nc.publish(subject, body, reply=reply, headers=dict(headers) if headers else None)
-        except (nats.errors.Error, OSError) as exc:
+        except (
+            nats.errors.OutboundBufferLimitError,
+            nats.errors.ConnectionClosedError,
+            nats.errors.ConnectionDrainingError,
+        ) as exc:
             raise Unavailable("not connected to the broker") from exc
 
     async def subscribe(self, subject: str, heard: Callable[[Msg], Awaitable[None]], queue: str = "") -> Subscription:
@@ -236,20 +241,40 @@ async def _connected(
     )  # fmt: skip
     try:
         await asyncio.wait((connecting, refused), return_when=asyncio.FIRST_COMPLETED)
-    finally:
         if not connecting.done():
-            connecting.cancel()
-            await asyncio.wait((connecting,))
-    if connecting.cancelled() or not bus.nc.is_connected:
-        raise Unauthenticated(f"the broker refuses the user {user}")
-    connecting.result()
-    measuring = asyncio.create_task(bus._measure()) if measure else None
+            raise Unauthenticated(f"the broker refuses the user {user}")
+        connecting.result()
+    except BaseException:
+        bus._closing = True
+        connecting.cancel()
+        await asyncio.wait((connecting,))
+        await _close(bus.nc)
+        raise
+    tasks = [asyncio.create_task(_guard(bus, closed))]
+    if measure:
+        tasks.append(asyncio.create_task(bus._measure()))
     try:
         yield bus
     finally:
         bus._closing = True
-        if measuring is not None:
-            measuring.cancel()
-            await asyncio.wait((measuring,))
-        with contextlib.suppress(OSError, nats.errors.Error):  # nats-py raises when it is closed while disconnected
-            await bus.nc.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await _close(bus.nc)
+
+
+async def _guard(bus: Bus, closed: Callable[[], Awaitable[None]]) -> None:
+    """Notice that nobody reconnects any more: nats-py's own task for it ends without a word on an error that it did
+    not expect.
+    """
+    while True:
+        await bus.clock.sleep(GUARD_SECONDS)
+        reconnecting = bus.nc._reconnection_task
+        if bus.nc.is_reconnecting and (reconnecting is None or reconnecting.done()):
+            await closed()
+            return
+
+
+async def _close(nc: Client) -> None:
+    with contextlib.suppress(OSError, nats.errors.Error):  # nats-py raises when it is closed while disconnected
+        await nc.close()

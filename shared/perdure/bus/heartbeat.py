@@ -23,7 +23,7 @@ from typing import Final, Self
 
 from perdure import log as logs
 from perdure.bus.connection import Bus, OnClosed
-from perdure.bus.pull import Delivery
+from perdure.bus.delivery import Delivery
 from perdure.clock import SystemClock
 from perdure.errors import OutcomeUnknown, Unavailable
 

@@ -25,12 +25,12 @@ from nats.aio.subscription import Subscription
 from perdure import log as logs
 from perdure.bus import subject as names
 from perdure.bus.connection import REQUEST_SECONDS, Bus
-from perdure.bus.doorbell import Doorbell, decode
+from perdure.bus.delivery import Delivery, read
+from perdure.bus.layout import SECOND
 from perdure.bus.subject import WORK, Priority
-from perdure.bus.topology import SECOND, ensure_queue
-from perdure.core import event as ev
-from perdure.errors import Malformed, Unavailable, UnsupportedVersion
-from perdure.ids import JobRef, Queue
+from perdure.bus.topology import ensure_queue
+from perdure.errors import Unavailable
+from perdure.ids import Queue
 
 EXPIRES_SECONDS: Final = 30.0
 HEARTBEAT_SECONDS: Final = 5.0
@@ -40,49 +40,6 @@ LONGEST_PAUSE_SECONDS: Final = 2.0
 NEWER_SECONDS: Final = 5.0  # until a doorbell of a newer format is offered again
 
 log = logs.get(__name__)
-
-
-class Delivery:
-    """One doorbell, delivered: for `lease_seconds` from `received_at` (monotonic) the job is this process's to look
-    at.
-    """
-
-    def __init__(
-        self,
-        bus: Bus,
-        reply: str,
-        doorbell: Doorbell,
-        bell: ev.Bell,
-        queue: Queue,
-        priority: Priority,
-        lease_seconds: float,
-        times: int,
-    ) -> None:
-        self.doorbell, self.bell, self.queue, self.priority = doorbell, bell, queue, priority
-        self.lease_seconds = lease_seconds
-        self.times = times  # how often it was delivered, this time included
-        self.received_at = bus.clock.monotonic()
-        self.reply = reply  # opaque: where +ACK, -NAK and +WPI go
-        self._bus = bus
-
-    @property
-    def ref(self) -> JobRef:
-        return self.doorbell.ref
-
-    async def ack(self) -> None:
-        """Take the doorbell out of WORK.
-
-        Proves nothing, may be lost, never raises: a redelivery finds what the log says.
-        """
-        await self._tell(b"+ACK")
-
-    async def nak(self, delay_seconds: float = 0.0) -> None:
-        """Hand the doorbell back, to be delivered again after the delay. Never a wait: waits are alarms."""
-        await self._tell(_nak(delay_seconds))
-
-    async def _tell(self, body: bytes) -> None:
-        with contextlib.suppress(Unavailable):  # redelivered when its lease runs out
-            await self._bus.publish(self.reply, body)
 
 
 Handle = Callable[[Delivery], Awaitable[None]]
@@ -255,7 +212,7 @@ class Pull:
                 await self._arm(source)
             return
         source.armed, source.pause = source.armed - current, FIRST_PAUSE_SECONDS
-        delivery = await self._delivery(source, message)
+        delivery = await read(self._bus, message, source.lease_seconds)
         if delivery is None:
             await self._arm(source)
         elif self._stopping.is_set():
@@ -267,26 +224,6 @@ class Pull:
             entry = (source.rank, self._arrived, delivery)
             heapq.heappush(self._surplus, entry)
             asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._give_back, entry)
-
-    async def _delivery(self, source: _Source, message: Msg) -> Delivery | None:
-        """The delivery in a message; None for one that is no doorbell of its subject's job: it goes, or waits for a
-        newer version."""
-        meta = message.metadata
-        try:
-            doorbell = decode(message.data)
-            queue, priority, job = names.parse_work_subject(message.subject)
-            if job != doorbell.job:
-                raise Malformed("a doorbell on another job's subject")
-        except UnsupportedVersion:
-            await self._bus.publish(message.reply, _nak(NEWER_SECONDS))
-            return None
-        except Malformed as exc:
-            log.error("not a doorbell", subject=message.subject, stream_seq=meta.sequence.stream, error=str(exc))
-            await self._bus.publish(message.reply, b"+TERM")
-            return None
-        bell = ev.Bell(seq=meta.sequence.stream, ring=doorbell.ring)
-        lease, times = source.lease_seconds, meta.num_delivered
-        return Delivery(self._bus, message.reply, doorbell, bell, queue, priority, lease, times)
 
     def _give_back(self, entry: tuple[int, int, Delivery]) -> None:
         if entry in self._surplus and self._tasks is not None:
@@ -311,9 +248,3 @@ class Pull:
             self._start(heapq.heappop(self._surplus)[2])
         for source in self._sources:
             await self._arm(source)
-
-
-def _nak(delay_seconds: float) -> bytes:
-    if delay_seconds <= 0:
-        return b"-NAK"
-    return b"-NAK " + msgspec.json.encode({"delay": int(delay_seconds * SECOND)})

@@ -12,66 +12,22 @@ from msgspec.structs import replace
 
 from perdure.bus import subject as names
 from perdure.bus.connection import Bus
+from perdure.bus.layout import SECOND, StreamConfig, Topology, streams
 from perdure.bus.stream import NO_STREAM, Answer, refusal
 from perdure.bus.subject import AUDIT, BLOB, LIVE, WORK, Priority
 from perdure.errors import Conflict, Malformed, OutcomeUnknown, Unavailable
 from perdure.ids import Queue
 
-MIB: Final = 1024 * 1024
-GIB: Final = 1024 * MIB
-SECOND: Final = 1_000_000_000  # JetStream writes durations in nanoseconds
-FORMAT: Final = "1"
+__all__ = ["Topology", "compare", "declare", "ensure_queue"]
+
 NAME_IN_USE: Final = 10058
 NO_CONSUMER: Final = 10014
 CONSUMER_EXISTS: Final = frozenset({10013, 10105, 10148})
 API_SECONDS: Final = 5.0
 
 
-class Topology(Struct, frozen=True, kw_only=True):
-    """What is declared. Sizes may be raised later, never lowered; shards and replicas never change."""
-
-    shards: int = 8
-    replicas: int = 1
-    lease_seconds: float = 10.0  # of a queue that is served for the first time
-    event_bytes: int = 2 * GIB  # each shard
-    work_bytes: int = GIB
-    blob_bytes: int = 16 * GIB
-    audit_bytes: int = 2 * GIB
-
-
-class _RePublish(Struct, frozen=True):
-    src: str
-    dest: str
-
-
-class _Stream(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A stream's configuration as JetStream writes it; a member at its default here has the same default there."""
-
-    name: str
-    subjects: tuple[str, ...]
-    retention: str
-    storage: str
-    discard: str
-    num_replicas: int
-    max_bytes: int
-    max_age: int = 0
-    max_msgs_per_subject: int = -1
-    max_msg_size: int = -1
-    max_consumers: int = -1
-    duplicate_window: int = 0
-    allow_direct: bool = False
-    deny_delete: bool = False
-    deny_purge: bool = False
-    republish: _RePublish | None = None
-    allow_msg_schedules: bool = False
-    allow_msg_ttl: bool = False
-    persist_mode: str = ""
-    compression: str = ""
-    metadata: dict[str, str] = {}
-
-
 class _StreamInfo(Answer):
-    config: _Stream | None = None
+    config: StreamConfig | None = None
 
 
 class _Consumer(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -101,7 +57,7 @@ async def declare(bus: Bus, topology: Topology) -> None:
     Raises Conflict(code="streams-differ") when what exists has another shard count, is larger or otherwise not what is
     wanted, Unavailable when the broker does not answer.
     """
-    for wanted in _streams(topology):  # EV_0 first: it decides a race between two shard counts
+    for wanted in streams(topology):  # EV_0 first: it decides a race between two shard counts
         found = await _info(bus, wanted.name)
         if found is None:
             found = await _create(bus, wanted)
@@ -136,7 +92,7 @@ async def compare(bus: Bus) -> Topology:
         blob_bytes=found[BLOB].max_bytes,
         audit_bytes=found[AUDIT].max_bytes,
     )
-    for wanted in _streams(topology):
+    for wanted in streams(topology):
         if (has := _settled(found[wanted.name])) != replace(wanted, max_bytes=has.max_bytes):
             raise Conflict("streams-differ", _difference(has, wanted))
     return topology
@@ -181,90 +137,7 @@ async def ensure_queue(bus: Bus, queue: Queue, priority: Priority, lease_seconds
     return found.ack_wait / SECOND
 
 
-def _streams(topology: Topology) -> list[_Stream]:
-    replicas = topology.replicas
-    if topology.shards not in (1, 2, 4, 8, 16):
-        raise Conflict("streams-differ", "the shard count is a power of two up to 16")
-    mark = {"perdure.format": FORMAT, "perdure.shards": str(topology.shards)}
-    mark["perdure.lease_seconds"] = repr(topology.lease_seconds)
-    events = [
-        _Stream(
-            name=names.event_stream(shard),
-            subjects=(f"ev.{shard}.*.*",),
-            retention="limits",
-            storage="file",
-            discard="new",  # a full log refuses, it never forgets
-            num_replicas=replicas,
-            max_bytes=topology.event_bytes,
-            max_msg_size=256 * 1024,
-            max_consumers=64,
-            duplicate_window=120 * SECOND,
-            allow_direct=True,
-            deny_delete=True,
-            republish=_RePublish("ev.*.*.*", "job.{{wildcard(2)}}.{{wildcard(3)}}.event"),
-            metadata=mark,
-        )
-        for shard in range(topology.shards)
-    ]
-    work = _Stream(
-        name=WORK,
-        subjects=("work.*.*.*", "at.*.*"),
-        retention="workqueue",
-        storage="file",
-        discard="old",  # schedules are refused with `new`
-        num_replicas=replicas,
-        max_bytes=topology.work_bytes,
-        max_msg_size=256 * 1024,
-        duplicate_window=120 * SECOND,
-        allow_msg_schedules=True,
-        allow_msg_ttl=True,
-        persist_mode="async" if replicas == 1 else "",  # what a crash takes, the sweeper rings again
-    )
-    live = _Stream(
-        name=LIVE,
-        subjects=("job.*.*.delta",),
-        retention="limits",
-        storage="memory",
-        discard="old",
-        num_replicas=1,
-        max_bytes=128 * MIB,
-        max_age=15 * 60 * SECOND,
-        max_msgs_per_subject=20_000,
-        max_msg_size=64 * 1024,
-        duplicate_window=120 * SECOND,
-        allow_direct=True,
-    )
-    blob = _Stream(
-        name=BLOB,
-        subjects=("blob.*.*.*",),
-        retention="limits",
-        storage="file",
-        discard="new",
-        num_replicas=replicas,
-        max_bytes=topology.blob_bytes,
-        max_msg_size=768 * 1024,
-        duplicate_window=120 * SECOND,
-        allow_direct=True,
-    )
-    audit = _Stream(
-        name=AUDIT,
-        subjects=("audit.*", "audit.*.seal"),
-        retention="limits",
-        storage="file",
-        discard="old",
-        num_replicas=replicas,
-        max_bytes=topology.audit_bytes,
-        max_age=400 * 86_400 * SECOND,
-        max_msg_size=64 * 1024,
-        duplicate_window=300 * SECOND,
-        allow_direct=True,
-        deny_delete=True,
-        deny_purge=True,
-    )
-    return [*events, work, live, blob, audit]
-
-
-def _settled(config: _Stream) -> _Stream:
+def _settled(config: StreamConfig) -> StreamConfig:
     """A configuration without what the server adds of its own."""
     ours = {k: v for k, v in config.metadata.items() if k.startswith("perdure.")}
     persist = "" if config.persist_mode == "default" else config.persist_mode
@@ -272,7 +145,7 @@ def _settled(config: _Stream) -> _Stream:
     return replace(config, metadata=ours, persist_mode=persist, compression=compression)
 
 
-async def _raise_bounds(bus: Bus, found: _Stream, wanted: _Stream) -> None:
+async def _raise_bounds(bus: Bus, found: StreamConfig, wanted: StreamConfig) -> None:
     """Raise `max_bytes`, note another default lease; everything else is refused."""
     lease = {"perdure.lease_seconds": wanted.metadata["perdure.lease_seconds"]} if wanted.metadata else {}
     may_be = replace(found, max_bytes=wanted.max_bytes, metadata={**found.metadata, **lease})
@@ -284,7 +157,7 @@ async def _raise_bounds(bus: Bus, found: _Stream, wanted: _Stream) -> None:
         raise refusal(answer.error, f"stream {wanted.name}")
 
 
-async def _create(bus: Bus, wanted: _Stream) -> _Stream:
+async def _create(bus: Bus, wanted: StreamConfig) -> StreamConfig:
     try:
         message = await bus.request(
             f"$JS.API.STREAM.CREATE.{wanted.name}", msgspec.json.encode(wanted), within=API_SECONDS
@@ -301,7 +174,7 @@ async def _create(bus: Bus, wanted: _Stream) -> _Stream:
     return answer.config or wanted
 
 
-async def _info(bus: Bus, name: str) -> _Stream | None:
+async def _info(bus: Bus, name: str) -> StreamConfig | None:
     answer = msgspec.json.decode(
         await bus.ask(f"$JS.API.STREAM.INFO.{name}", b"", within=API_SECONDS), type=_StreamInfo
     )
@@ -317,7 +190,7 @@ async def _consumer_info(bus: Bus, name: str) -> _ConsumerInfo:
     return msgspec.json.decode(reply, type=_ConsumerInfo)
 
 
-def _difference(found: _Stream, wanted: _Stream) -> str:
-    differ = [f for f in _Stream.__struct_fields__ if getattr(found, f) != getattr(wanted, f)]
+def _difference(found: StreamConfig, wanted: StreamConfig) -> str:
+    differ = [f for f in StreamConfig.__struct_fields__ if getattr(found, f) != getattr(wanted, f)]
     told = ", ".join(f"{f} is {getattr(found, f)!r}, wanted {getattr(wanted, f)!r}" for f in differ)
     return f"stream {found.name}: {told}"

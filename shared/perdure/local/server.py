@@ -18,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
@@ -29,6 +30,7 @@ from perdure.errors import PerdureError, Unavailable
 SyncMode = Literal["always", "default"]
 
 _JOBS: Final = ("ev.*.*.*", "work.*.*.*", "at.*.*", "blob.*.*.*")
+_LIBC: Final = ctypes.CDLL(None)  # looked up before the fork: as little as possible happens after it
 _READ: Final = ("$JS.API.STREAM.MSG.GET.>", "$JS.API.DIRECT.GET.>", "$JS.API.STREAM.INFO.>")
 
 
@@ -161,7 +163,8 @@ class NatsServer:
             self._process = process = subprocess.Popen(
                 [self._binary, "-c", config, "--ports_file_dir", self.folder],
                 stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, pass_fds=self._pass_fds,
-                env={"GOMEMLIMIT": "1GiB", **os.environ}, preexec_fn=_die_with_parent, start_new_session=True,
+                env={"GOMEMLIMIT": "1GiB", **os.environ}, preexec_fn=partial(_die_with, os.getpid()),
+                start_new_session=True,
             )  # fmt: skip
         ports = self.folder / f"{self._binary.name}_{process.pid}.ports"
         for _ in range(int(within_seconds / 0.005)):
@@ -269,7 +272,9 @@ def _port(url: str) -> int:
     return int(url.rsplit(":", 1)[1])
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     """In the child, before exec. Linux: SIGTERM for it when the thread that started it is gone (PR_SET_PDEATHSIG)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        _LIBC.prctl(1, signal.SIGTERM)
+        if os.getppid() != parent:  # it was gone before that
+            os._exit(1)
