@@ -9,8 +9,10 @@ from nats.aio.msg import Msg
 from perdure import log as logs
 from perdure.bus.connection import Bus
 from perdure.bus.doorbell import Doorbell, decode
+from perdure.bus.eventlog import Stored
 from perdure.bus.layout import SECOND
 from perdure.bus.subject import Priority, parse_work_subject
+from perdure.core import codec
 from perdure.core import event as ev
 from perdure.errors import Malformed, Unavailable, UnsupportedVersion
 from perdure.ids import JobRef, Queue
@@ -46,6 +48,20 @@ class Delivery:
     @property
     def ref(self) -> JobRef:
         return self.doorbell.ref
+
+    @property
+    def submitted(self) -> Stored | None:
+        """The job's first event, if the doorbell brought it: all that a new job's log holds, unless somebody was
+        quicker.
+        """
+        body, at = self.doorbell.event, self.doorbell.event_seq
+        if body is None or at is None:
+            return None
+        try:
+            event = codec.decode(body)
+        except (Malformed, UnsupportedVersion):  # the log itself will say so
+            return None
+        return Stored(self.ref, at, body, event)
 
     async def ack(self) -> None:
         """Take the doorbell out of WORK.

@@ -98,7 +98,7 @@ class Pull:
         return self._busy
 
     @property
-    def armed(self) -> bool:
+    def standing(self) -> bool:
         """Whether every queue is being pulled or all slots are taken: for readiness."""
         return self._busy >= self._slots or all(s.subscription is not None for s in self._sources)
 
