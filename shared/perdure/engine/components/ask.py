@@ -1,0 +1,64 @@
+"""The ask node: what its inputs ask, and which of its ports an answer makes live. The asking itself is `ctx.ask`."""
+
+from typing import Literal, Protocol
+
+from msgspec import UNSET, Struct, UnsetType
+
+from perdure.core.event import Action, OnTimeout, UserValue
+
+
+class AskInputs(Struct, frozen=True, kw_only=True):
+    """The inputs of an ask node, literals and edges joined."""
+
+    title: str
+    message: str | None = None
+    kind: Literal["approval", "choice", "input", "tool_call"] = "approval"
+    actions: tuple[Action, ...] | None = None
+    proposal: UserValue | UnsetType = UNSET
+    editable: tuple[str, ...] | None = None
+    expires_in_seconds: float | None = None
+    on_timeout: OnTimeout | None = None
+
+
+class Answered(Protocol):
+    """As much of the engine's answer as the ports are made of. `action` is None when the time-out took its branch."""
+
+    @property
+    def action(self) -> str | None: ...
+    @property
+    def payload(self) -> UserValue: ...
+    @property
+    def proposal(self) -> UserValue: ...
+    @property
+    def comment(self) -> str | None: ...
+
+
+def ports(inputs: AskInputs, answer: Answered) -> dict[str, UserValue]:
+    """The live ports: the action that was taken, what was said with it, or `timeout`.
+
+    An action carries the proposal as it was approved, edited or not; where nothing was proposed, the payload. `timeout`
+    carries the proposal as it was asked.
+    """
+    proposed = inputs.proposal is not UNSET
+    if answer.action is None:
+        return {"timeout": inputs.proposal if proposed else None}
+    live = {answer.action: answer.proposal if proposed else answer.payload}
+    if answer.payload is not None:
+        live["payload"] = answer.payload
+    if answer.comment is not None:
+        live["comment"] = answer.comment
+    return live
+
+
+def decision(inputs: AskInputs, answer: Answered) -> dict[str, UserValue]:
+    """What an ask node without successors gives as the job's output: the decision, members without a value absent."""
+    if answer.action is None:
+        return {"timed_out": True}
+    said: dict[str, UserValue] = {"action": answer.action}
+    if inputs.proposal is not UNSET:
+        said["proposal"] = answer.proposal
+    if answer.payload is not None:
+        said["payload"] = answer.payload
+    if answer.comment is not None:
+        said["comment"] = answer.comment
+    return said

@@ -1,0 +1,53 @@
+"""What a component is: its declaration, the type of its inputs, and an async function that a step runs."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from perdure.core.event import UserValue
+from perdure.core.graph.catalogue import ComponentSpec
+from perdure.errors import Terminal
+
+
+class ComponentContext(Protocol):
+    """What a component's function may use of the step that runs it."""
+
+    def delta(self, text: str, channel: str = "m-1") -> None:
+        """Show followers a piece of text at once. May be lost; the step's result is what counts."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same in every try of this step: for effects that must not be repeated."""
+
+
+Run = Callable[[ComponentContext, Any], Awaitable[Any]]
+"""Takes the context and an instance of the component's `inputs` type; returns the node's value, or a `Result` with it.
+
+Any: each component has its own type of inputs. A component with one output port returns that port's value, one with
+none the value of the output that it is, one with several a dict of its live ports.
+"""
+
+
+class Component(Struct, frozen=True, kw_only=True):
+    """A component that runs. `inputs` is a Struct, or dict where the inputs depend on the node.
+
+    `timeout_seconds` holds for nodes that name none.
+    """
+
+    spec: ComponentSpec
+    inputs: type
+    run: Run
+    timeout_seconds: float = 60.0
+
+
+Components = Mapping[str, Component]
+
+
+def typed(component: str, kind: type, values: Mapping[str, UserValue]) -> Any:  # Any: an instance of `kind`
+    """`values` as `kind`. Raises Terminal, without a value in it, when an edge brought another type."""
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as exc:
+        raise Terminal(f"{component} cannot take its inputs: {exc}", code="invalid_input") from exc
