@@ -67,7 +67,7 @@ class Settings(BaseModel):
     log_level: LogLevel = "info"
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, **flags: object) -> Self:
+    def load(cls, environ: Mapping[str, str] | None = None, /, **flags: object) -> Self:
         """The settings from `flags` (None: not given), else from `environ` (os.environ), else the defaults.
 
         A variable that is set to nothing counts as not set. Raises Invalid with one fault for each unknown PERDURE_*
@@ -134,10 +134,13 @@ class DatabaseSettings(NatsSettings):
 
 
 class GatewaySettings(DatabaseSettings):
-    """The gateway; its end waits for open requests."""
+    """The gateway; its end waits for open requests. `sql_outage_seconds`: how long the keys and flows that it remembers
+    stay good while the database is away.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8480
+    sql_outage_seconds: Seconds = 900.0
 
 
 class RunnerSettings(NatsSettings):

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
 from aiohttp import web
@@ -169,14 +169,13 @@ def start(
     settings_type: type[S],
     serve: Callable[[S, Service], Awaitable[None]],
     name: str,
-    environ: Mapping[str, str] | None = None,
     **flags: object,
 ) -> int:
     """Load the settings, set up the log, run `serve`: all that a `__main__` does. The exit code (2: settings)."""
     die_with_parent()
     logs.configure(name)
     try:
-        settings = settings_type.load(environ, **flags)
+        settings = settings_type.load(**flags)
     except Invalid as exc:
         for fault in exc.faults:
             log.error("setting refused", setting=fault.parameter, reason=fault.detail)

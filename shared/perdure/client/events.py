@@ -4,7 +4,7 @@ The offset is the `seq` of the last event that was yielded. A connection that en
 by one with `Last-Event-ID`; what comes twice is dropped by `seq`. Deltas are live words: some may be missing.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
@@ -97,7 +97,7 @@ class EventStream:
         self._connect, self._clock, self._chance = connect, clock, chance
         self._reconnect_seconds = reconnect_seconds
 
-    async def frames(self) -> AsyncIterator[Frame]:
+    async def frames(self) -> AsyncGenerator[Frame, None]:
         """Every event after the offset, and deltas as they come, until the job's terminal event.
 
         Raises NotFound, Expired (the offset is gone or beyond the head), Unauthenticated, Forbidden, Invalid;

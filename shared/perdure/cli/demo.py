@@ -1,0 +1,6 @@
+"""Placeholder."""
+
+
+def demo() -> int:
+    """x"""
+    return 0
