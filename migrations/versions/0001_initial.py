@@ -80,6 +80,7 @@ def upgrade() -> None:
         sa.Column("tenant", TEXT, nullable=False),
         sa.Column("created_at", TEXT, nullable=False),
         sa.Column("disabled_at", TEXT),
+        sa.Column("secret", TEXT),
         sa.PrimaryKeyConstraint("tenant", name=op.f("pk_tenants")),
     )
     op.create_table(

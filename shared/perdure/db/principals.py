@@ -72,6 +72,20 @@ async def ensure_tenant(conn: AsyncConnection, tenant: Tenant, *, now: Instant) 
     await conn.execute(insert(conn, tenants).values(tenant=tenant, created_at=now).on_conflict_do_nothing())
 
 
+async def tenant_secret(conn: AsyncConnection, tenant: Tenant) -> bytes:
+    """The 32 random bytes that are the tenant's own, made when they are first asked for. Needs a transaction.
+
+    They sign what goes out and comes back (cursors of lists) and never leave the services. Raises NotFound.
+    """
+    mine = tenants.c.tenant == tenant
+    new = secrets.token_hex(32)
+    await conn.execute(update(tenants).where(mine, tenants.c.secret.is_(None)).values(secret=new))
+    found = (await conn.execute(select(tenants.c.secret).where(mine))).first()
+    if found is None:
+        raise NotFound("no such tenant")
+    return bytes.fromhex(found[0])
+
+
 async def ensure_first_key(
     conn: AsyncConnection, tenant: Tenant, secret: str | None = None, *, now: Instant, principal: Principal = FIRST
 ) -> str | None:

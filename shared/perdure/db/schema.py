@@ -42,6 +42,7 @@ tenants: Final = Table(
     Column("tenant", TEXT, primary_key=True),
     Column("created_at", TEXT, nullable=False),
     Column("disabled_at", TEXT),
+    Column("secret", TEXT),  # 64 hex digits, made when first needed: what the gateways sign cursors with
 )
 
 api_keys: Final = Table(
