@@ -23,6 +23,7 @@ class Delta(Struct, frozen=True):
 
     type: str
     attempt: int
+    job_id: str | None = None
     after: int = 0
     path: str = ""
     step: str = ""
@@ -42,7 +43,7 @@ def read_delta(body: bytes) -> Delta | None:
 
 
 def envelope(job: JobId, body: bytes) -> bytes:
-    """A stored event, or a delta, with `job_id` as its first member: what HTTP clients read."""
+    """A stored event (on the broker the subject names the job) with `job_id` as its first member: what HTTP shows."""
     return b'{"job_id":"' + job.encode() + b'",' + body[1:]
 
 
@@ -75,7 +76,9 @@ class Native:
             or (delta.path, delta.step, delta.occurrence) in self._settled
         ):
             return ()
-        return (Frame(None, delta.type, envelope(self._job, body)),)
+        if delta.job_id not in (None, self._job):
+            return ()
+        return (Frame(None, delta.type, body if delta.job_id else envelope(self._job, body)),)
 
     def close(self, reason: str) -> tuple[Frame, ...]:
         """`stream.close{reason}`."""

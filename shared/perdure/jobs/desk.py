@@ -1,0 +1,31 @@
+"""What every use case of a job needs: the logs, the doorbells, the time."""
+
+import structlog
+from msgspec import Struct
+
+from perdure.bus.doorbell import Doorbells
+from perdure.bus.eventlog import EventLog, Stored
+from perdure.clock import Clock
+from perdure.core.machine import JobState
+from perdure.errors import Unavailable
+from perdure.ids import JobRef
+
+log = structlog.get_logger(__name__)
+
+
+class Desk(Struct, frozen=True):
+    """The adapters, made by an `app.py`."""
+
+    eventlog: EventLog
+    doorbells: Doorbells
+    clock: Clock
+
+
+async def ring(desk: Desk, ref: JobRef, job: JobState, *, submitted: Stored | None = None) -> None:
+    """Ring for `job` at its own queue and priority. A ring that fails is the sweeper's business, nobody's error."""
+    if job.submitted is None:
+        return
+    try:
+        await desk.doorbells.ring(ref, job.submitted.queue, job.submitted.priority, submitted=submitted)
+    except Unavailable as exc:
+        log.warning("ring lost", tenant=ref.tenant, job_id=ref.job, error=str(exc))

@@ -1,0 +1,126 @@
+"""Submits a job: one append at the beginning of its log, then a doorbell. For the gateway and all who make jobs."""
+
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+
+from perdure import probe
+from perdure.core import event as ev
+from perdure.core.event import FlowRef, Source, Status
+from perdure.core.instant import Instant, later
+from perdure.core.machine import JobState
+from perdure.errors import Fault, Invalid, OutcomeUnknown, Unavailable
+from perdure.ids import Digest, JobId, JobRef, Principal, Queue, Tenant, job_id_of_key, new_job_id
+from perdure.jobs.alarms import arm
+from perdure.jobs.desk import Desk, ring
+from perdure.jobs.joblog import JobLog
+
+DEADLINE_SECONDS: Final = 90 * 86_400.0  # every job has a deadline, so every wait ends
+
+
+class Submission(Struct, frozen=True, kw_only=True):
+    """What is submitted, checked already: `input` fits the flow. `fingerprint` is that of the whole request."""
+
+    tenant: Tenant
+    owner: Principal
+    flow: FlowRef
+    input: Any  # any JSON that fits the flow
+    fingerprint: Digest
+    queue: Queue = Queue("default")
+    priority: Literal["low", "normal", "high"] = "normal"
+    tags: dict[str, str] = {}
+    session_id: str | None = None
+    not_before: Instant | None = None
+    deadline_seconds: float = DEADLINE_SECONDS
+    max_failures: int | None = None
+    idempotency_key: str | None = None
+    source: Source = Source()
+    traceparent: str | None = None
+
+
+class Accepted(Struct, frozen=True):
+    """The job as it is now. `replayed`: an earlier call with this key had made it."""
+
+    ref: JobRef
+    state: JobState
+    replayed: bool
+
+
+def job_id(submission: Submission) -> JobId:
+    """The id that the job gets: derived from the key where there is one, so the same key can only make one job."""
+    if submission.idempotency_key is None:
+        return new_job_id()
+    return job_id_of_key(submission.tenant, submission.owner, submission.idempotency_key)
+
+
+async def submit(desk: Desk, submission: Submission) -> Accepted:
+    """Accept the job. When this returns, `job.submitted` is in the log and fsynced.
+
+    Raises Invalid (`idempotency-key-reused`) when the key has made a job out of another body, OutcomeUnknown (with
+    the job's id; asking again with the same key is safe), Unavailable, StreamFull, TooLarge.
+    """
+    ref = JobRef(submission.tenant, job_id(submission))
+    data = _data(submission, desk.clock.broker_now())
+    log = JobLog(desk.eventlog, ref, desk.clock)  # empty: where the key was used, the append at 0 is refused and folds
+    probe.hit("submit.before_append")
+    try:
+        stored = await log.append(lambda job: None if job.exists else data, refs=(submission.flow.digest,))
+    except OutcomeUnknown as exc:
+        raise OutcomeUnknown(str(exc), ref.job) from exc
+    probe.hit("submit.after_append")
+    if stored is None:
+        return await _replayed(desk, submission.fingerprint, log)
+    if submission.not_before is None:
+        await ring(desk, ref, log.state, submitted=stored)
+    else:
+        await arm(desk.doorbells, ref, log.state, desk.clock.broker_now())
+    probe.hit("submit.after_ring")
+    return Accepted(ref, log.state, replayed=False)
+
+
+async def submitted_before(
+    desk: Desk, tenant: Tenant, owner: Principal, key: str, fingerprint: Digest
+) -> Accepted | None:
+    """The job that this key has made, None when it has made none: for a call whose body would be refused today.
+
+    Raises Invalid (`idempotency-key-reused`), Unavailable.
+    """
+    log = await JobLog.load(desk.eventlog, JobRef(tenant, job_id_of_key(tenant, owner, key)), desk.clock)
+    return await _replayed(desk, fingerprint, log) if log.state.exists else None
+
+
+async def _replayed(desk: Desk, fingerprint: Digest, log: JobLog) -> Accepted:
+    if log.state.fingerprint != fingerprint:
+        fault = Fault("reused", "was sent with another body before", header="Idempotency-Key")
+        raise Invalid([fault], "idempotency-key-reused")
+    if log.state.status is Status.QUEUED and not await _has_doorbell(desk, log):
+        await ring(desk, log.ref, log.state, submitted=log.entries[0])  # who accepted it may have died before ringing
+    return Accepted(log.ref, log.state, replayed=True)
+
+
+async def _has_doorbell(desk: Desk, log: JobLog) -> bool:
+    job = log.state.submitted
+    if job is None or job.not_before is not None:
+        return True  # nothing to ring for, or the alarm does
+    try:
+        return await desk.doorbells.exists(log.ref, job.queue, job.priority)
+    except Unavailable:
+        return True  # then a ring would fail as well
+
+
+def _data(s: Submission, now: Instant) -> ev.SubmittedData:
+    return ev.SubmittedData(
+        flow=s.flow,
+        input=s.input,
+        owner=s.owner,
+        queue=s.queue,
+        priority=s.priority,
+        deadline_at=later(now, s.deadline_seconds),
+        fingerprint=s.fingerprint,
+        source=s.source,
+        tags=s.tags,
+        session_id=s.session_id,
+        not_before=s.not_before,
+        max_failures=s.max_failures,
+        traceparent=s.traceparent,
+    )
