@@ -1,0 +1,59 @@
+"""Who calls: an API key becomes a Caller. Tenants come from here and from nowhere else."""
+
+import re
+from typing import Final
+
+from aiohttp import web
+from msgspec import Struct
+
+from perdure.clock import Clock
+from perdure.db.engine import Database
+from perdure.db.principals import KEY, KeyRow, find_key
+from perdure.errors import Unauthenticated
+from perdure.ids import JobId, JobRef, Principal, Tenant
+from perdure_gateway.memory import Memory
+
+_BEARER: Final = re.compile(rf"(?i:bearer) +({KEY.pattern})", re.ASCII)
+
+
+class Caller(Struct, frozen=True):
+    """A principal, by one of its keys. The owner of what it makes is the principal, never the key."""
+
+    tenant: Tenant
+    principal: Principal
+    key_id: str
+    scopes: frozenset[str]  # they only narrow: none of them, no narrowing
+
+    def job(self, job: str) -> JobRef:
+        """A job of the caller's tenant; the id has passed the router's pattern."""
+        return JobRef(self.tenant, JobId(job))
+
+
+CALLER: Final = web.RequestKey("caller", Caller)
+
+
+class Keys:
+    """The keys that this gateway has met, and the database behind them."""
+
+    def __init__(self, database: Database, clock: Clock, outage_seconds: float) -> None:
+        self._database = database
+        self._clock = clock
+        self._memory: Memory[str, KeyRow] = Memory(clock, outage_seconds)
+
+    async def caller(self, request: web.Request) -> Caller:
+        """Who sends `request`. Raises Unauthenticated; Unavailable when SQL is away and the key is not in memory."""
+        values = request.headers.getall("Authorization", [])
+        match = _BEARER.fullmatch(values[0].strip()) if len(values) == 1 else None
+        if match is None:
+            raise Unauthenticated("no key")
+        return await self._verify(match[1], match[2])
+
+    async def _verify(self, secret: str, key_id: str) -> Caller:
+        async def read() -> KeyRow | None:
+            async with self._database.read() as conn:
+                return await find_key(conn, key_id)
+
+        row = await self._memory.get(key_id, read)
+        if row is None or not row.opens(secret, self._clock.broker_now()):
+            raise Unauthenticated("no such key, or no longer good")
+        return Caller(row.tenant, row.principal, row.id, frozenset(row.scopes))

@@ -1,0 +1,76 @@
+"""Cursors of lists: where the next page begins, signed, and bound to the list and to whom it was shown.
+
+A cursor is base64url of an HMAC-SHA256 and of what it is over: format, key, digest of filters and principal. It does
+not expire.
+"""
+
+import base64
+import binascii
+import hmac
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+
+from perdure.core import codec
+from perdure.db.engine import Database
+from perdure.db.page import PageKey
+from perdure.db.principals import tenant_secret
+from perdure.ids import Tenant
+from perdure_gateway.auth import Caller
+from perdure_gateway.problems import Problem
+
+FORMAT: Final = 1
+MAX_CHARS: Final = 1024
+_MAC_BYTES: Final = 32
+
+
+class _Cursor(msgspec.Struct, frozen=True, array_like=True):
+    format: int
+    key: PageKey
+    scope: str
+
+
+class Cursors:
+    """Signs and reads cursors with the tenant's secret, which is read from SQL once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._secrets: dict[Tenant, bytes] = {}
+
+    async def write(self, caller: Caller, what: str, filters: Mapping[str, str], key: PageKey) -> str:
+        """The cursor of the page of `what` behind `key`. Raises Unavailable."""
+        body = msgspec.json.encode(_Cursor(FORMAT, key, _scope(caller, what, filters)))
+        return base64.urlsafe_b64encode(await self._mac(caller.tenant, body) + body).rstrip(b"=").decode()
+
+    async def read(self, caller: Caller, what: str, filters: Mapping[str, str], cursor: str) -> PageKey:
+        """The key in a cursor of this list. Raises Problem (`invalid-cursor`: touched, or foreign), Unavailable."""
+        try:
+            raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            raise _refused() from None
+        mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+        if len(cursor) > MAX_CHARS or not hmac.compare_digest(mac, await self._mac(caller.tenant, body)):
+            raise _refused()
+        found = msgspec.json.decode(body, type=_Cursor)  # signed, so it is one of ours
+        if found.format != FORMAT or found.scope != _scope(caller, what, filters):
+            raise _refused()
+        return found.key
+
+    async def _mac(self, tenant: Tenant, body: bytes) -> bytes:
+        secret = self._secrets.get(tenant)
+        if secret is None:
+            async with self._database.transaction() as conn:
+                secret = await tenant_secret(conn, tenant)
+            self._secrets[tenant] = secret
+        return hmac.digest(secret, b"cursor:" + body, "sha256")
+
+
+def _scope(caller: Caller, what: str, filters: Mapping[str, str]) -> str:
+    narrowed = {name: value for name, value in filters.items() if name not in ("cursor", "limit")}
+    return sha256(codec.canonical([caller.tenant, caller.principal, what, narrowed])).hexdigest()[:32]
+
+
+def _refused() -> Problem:
+    return Problem("invalid-cursor", "start again without a cursor")

@@ -1,0 +1,73 @@
+"""What a gateway remembers of SQL, so that known keys and flows go on while SQL is away.
+
+An entry is taken as it is for FRESH_SECONDS, then read again. While SQL cannot be reached it stays good for the outage
+time, counted from its last reading; what is not in memory is Unavailable. A database that did not answer is not asked
+again for RETRY_SECONDS, so that callers do not queue up behind its time-out.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Final, Generic, TypeVar
+
+from perdure.clock import Clock
+from perdure.errors import Unavailable
+
+FRESH_SECONDS: Final = 60.0
+RETRY_SECONDS: Final = 2.0
+READ_SECONDS: Final = 3.0
+MOST_ENTRIES: Final = 10_000
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Memory(Generic[K, V]):
+    """Values by key. `outage_seconds`: how long an entry is good without SQL."""
+
+    def __init__(self, clock: Clock, outage_seconds: float) -> None:
+        self._clock = clock
+        self._outage_seconds = outage_seconds
+        self._entries: OrderedDict[K, tuple[V, float]] = OrderedDict()
+        self._ask_again_at = 0.0
+
+    async def get(self, key: K, read: Callable[[], Awaitable[V | None]]) -> V | None:
+        """The value of `key`, from memory or by `read`; None when there is none. Raises Unavailable.
+
+        What is not there is not remembered: it may appear at any moment.
+        """
+        now = self._clock.monotonic()
+        held = self._entries.get(key)
+        if held is not None and now - held[1] < FRESH_SECONDS:
+            return held[0]
+        try:
+            if now < self._ask_again_at:
+                raise Unavailable("the database did not answer a moment ago")
+            value = await self._read(read)
+        except Unavailable:
+            if held is not None and now - held[1] < self._outage_seconds:
+                return held[0]
+            raise
+        if value is None:
+            self.forget(key)
+            return None
+        self._entries[key] = (value, now)
+        self._entries.move_to_end(key)
+        while len(self._entries) > MOST_ENTRIES:
+            self._entries.popitem(last=False)
+        return value
+
+    def forget(self, key: K) -> None:
+        """Read `key` anew the next time."""
+        self._entries.pop(key, None)
+
+    async def _read(self, read: Callable[[], Awaitable[V | None]]) -> V | None:
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await read()
+        except TimeoutError as exc:
+            self._ask_again_at = self._clock.monotonic() + RETRY_SECONDS
+            raise Unavailable("the database does not answer") from exc
+        except Unavailable:
+            self._ask_again_at = self._clock.monotonic() + RETRY_SECONDS
+            raise

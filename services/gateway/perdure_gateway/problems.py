@@ -1,0 +1,154 @@
+"""Problems (RFC 9457): every error as one shape. `code` is the contract; a refused value is never echoed."""
+
+import http
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from aiohttp import web
+
+from perdure.errors import (
+    Conflict,
+    Expired,
+    Fault,
+    Forbidden,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    PerdureError,
+    TooLarge,
+    Unauthenticated,
+    Unavailable,
+)
+from perdure_gateway.strict import InvalidJson
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_SECONDS: Final = 2
+
+
+class Kind(NamedTuple):
+    """The status and the title that a code always has."""
+
+    status: int
+    title: str
+
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "invalid-json": Kind(400, "The body is not acceptable JSON"),
+    "invalid-parameter": Kind(400, "A query parameter is not acceptable"),
+    "invalid-header": Kind(400, "A header is not acceptable"),
+    "invalid-cursor": Kind(400, "The cursor is not one of ours"),
+    "invalid-offset": Kind(400, "The offset is malformed"),
+    "invalid-request": Kind(400, "The request is not acceptable HTTP"),
+    "unsupported-api": Kind(400, "That version of the API is not served here"),
+    "unauthenticated": Kind(401, "A valid credential is required"),
+    "forbidden": Kind(403, "The credential does not allow this"),
+    "not-assignee": Kind(403, "The request is addressed to somebody else"),
+    "not-found": Kind(404, "There is no such thing"),
+    "method-not-allowed": Kind(405, "The resource does not know this method"),
+    "not-acceptable": Kind(406, "No representation that the client accepts"),
+    "body-too-slow": Kind(408, "The body did not arrive in time"),
+    "already-answered": Kind(409, "Somebody has answered already"),
+    "proposal-changed": Kind(409, "The proposal has changed"),
+    "request-withdrawn": Kind(409, "The request was withdrawn"),
+    "name-taken": Kind(409, "The name is taken"),
+    "offset-expired": Kind(410, "The events behind the offset are gone"),
+    "offset-ahead": Kind(410, "The offset is beyond the end of the log"),
+    "request-expired": Kind(410, "The request has expired"),
+    "precondition-failed": Kind(412, "The resource has changed"),
+    "too-large": Kind(413, "Too large"),
+    "unsupported-media-type": Kind(415, "The body must be plain application/json"),
+    "invalid-body": Kind(422, "The body does not fit"),
+    "invalid-input": Kind(422, "The input does not fit the flow"),
+    "invalid-answer": Kind(422, "The answer does not fit the request"),
+    "invalid-flow": Kind(422, "The definition is not a flow that can run"),
+    "invalid-schema": Kind(422, "A schema is not acceptable"),
+    "idempotency-key-reused": Kind(422, "The idempotency key belongs to another body"),
+    "precondition-required": Kind(428, "If-Match is required"),
+    "too-many-streams": Kind(429, "Too many open streams"),
+    "internal": Kind(500, "Something went wrong here"),
+    "unavailable": Kind(503, "Not available at the moment"),
+    "draining": Kind(503, "This gateway is about to stop"),
+    "outcome-unknown": Kind(503, "It is not known whether this was done"),
+}
+
+
+class Problem(PerdureError):
+    """An answer that is a problem. `facts` are the extra members of its code."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        faults: Sequence[Fault] = (),
+        facts: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code, self.detail, self.faults = code, detail, tuple(faults)
+        self.facts, self.headers = dict(facts or {}), dict(headers or {})
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """The problem that says `error`; None for one that nobody foresaw."""
+    match error:
+        case Problem():
+            return error
+        case InvalidJson():
+            where = {} if error.position is None else {"position": error.position}
+            return Problem("invalid-json", error.reason, facts=where)
+        case NotFound():
+            return Problem("not-found", "no such thing, or not yours to see")
+        case Unauthenticated():
+            challenge = {"WWW-Authenticate": 'Bearer realm="perdure"'}
+            return Problem("unauthenticated", "send Authorization: Bearer with a valid key", headers=challenge)
+        case Forbidden():
+            return Problem(error.code, str(error))
+        case Invalid():
+            return Problem(error.code, "see errors", faults=error.faults)
+        case Conflict() | Expired():
+            return Problem(error.code, str(error), facts=error.facts)
+        case TooLarge():
+            return Problem("too-large", "a value or an event beyond its bound")
+        case OutcomeUnknown():
+            text = "it may have been stored; asking again in the same way is safe"
+            facts = {} if error.job_id is None else {"job_id": error.job_id}
+            return Problem("outcome-unknown", text, facts=facts, headers=_retry())
+        case Unavailable():
+            return Problem("unavailable", "a part that this needs is away; try again later", headers=_retry())
+        case web.HTTPNotFound():
+            return Problem("not-found", "no such thing, or not yours to see")
+        case web.HTTPMethodNotAllowed():
+            allow = {"Allow": ", ".join(sorted(error.allowed_methods))}
+            return Problem("method-not-allowed", "see Allow", headers=allow)
+        case web.HTTPRequestEntityTooLarge():
+            return Problem("too-large", "the body is larger than 1 MiB")
+        case web.HTTPException() if 400 <= error.status < 500:
+            return Problem("invalid-request", http.HTTPStatus(error.status).phrase)
+        case _:
+            return None
+
+
+def respond(problem: Problem, http_request_id: str) -> web.Response:
+    """`problem` as an answer. `instance` names this very request."""
+    kind = KINDS[problem.code]
+    body: dict[str, Any] = {  # Any: facts are whatever their code says
+        "type": f"/problems/{problem.code}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": problem.detail,
+        "instance": f"urn:perdure:http-request:{http_request_id}",
+        "code": problem.code,
+        "http_request_id": http_request_id,
+    }
+    if problem.faults:
+        body["errors"] = problem.faults
+    body |= problem.facts
+    response = web.Response(body=msgspec.json.encode(body), status=kind.status, headers=problem.headers)
+    response.content_type = MEDIA_TYPE
+    return response
+
+
+def _retry() -> dict[str, str]:
+    return {"Retry-After": str(RETRY_SECONDS)}

@@ -1,0 +1,175 @@
+"""Flows: check, store, list, read. A definition lies as a blob under its digest before SQL knows it."""
+
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from perdure.bus import blob
+from perdure.core import codec
+from perdure.core.graph.spec import GraphSpec, input_schema, outputs, parse
+from perdure.db.engine import Database
+from perdure.db.flows import FlowVersion, get_flow, list_flows, list_versions, put_flow
+from perdure.errors import Conflict, Fault, Invalid, NotFound
+from perdure.ids import FLOW_NAME
+from perdure_gateway import answers, bodies, views
+from perdure_gateway.auth import CALLER, Caller
+from perdure_gateway.keys import BUS, DATABASE, DESK, FLOWS
+from perdure_gateway.policy import allow
+from perdure_gateway.problems import Problem
+
+
+@allow("edit")
+async def create(request: web.Request) -> web.Response:
+    """`POST /api/flows`: 201 with the first version. `?dry_run=true` only checks."""
+    dry = _dry_run(request)
+    body = await bodies.read(request, bodies.FlowBody)
+    graph = _checked(body.definition)
+    if dry:
+        return answers.respond({"name": body.name, "kind": "graph"} | _described(graph))
+    caller = request[CALLER]
+    async with request.app[DATABASE].read() as conn:
+        if await get_flow(conn, caller.tenant, body.name) is not None:
+            raise _taken()
+    stored = await _store(request, caller, body.name, body.definition, graph, expected=0)
+    return _tagged(stored, 201)
+
+
+@allow("edit")
+async def change(request: web.Request) -> web.Response:
+    """`PUT /api/flows/{flow}` with If-Match: the next version, or the same one for the same definition."""
+    dry = _dry_run(request)
+    body = await bodies.read(request, bodies.FlowChangeBody)
+    caller = request[CALLER]
+    async with request.app[DATABASE].read() as conn:
+        flow = await get_flow(conn, caller.tenant, request.match_info["flow"])
+    if flow is None:
+        raise NotFound("no such flow")
+    graph = _checked(body.definition)
+    if dry:
+        return answers.respond({"name": flow.name, "kind": flow.kind} | _described(graph))
+    expected = answers.required_version(request)
+    if flow.head != expected:
+        raise _changed(flow)
+    return _tagged(await _store(request, caller, flow.name, body.definition, graph, expected=expected), 200)
+
+
+@allow("read")
+async def index(request: web.Request) -> web.Response:
+    """`GET /api/flows`: the newest versions, by name, without definitions."""
+    query = bodies.query(request, "limit", "cursor")
+    limit, after = answers.limit(query), await answers.begin(request, "flows", query)
+    async with request.app[DATABASE].read() as conn:
+        found = await list_flows(conn, request[CALLER].tenant, limit=limit, after=after)
+    rows = [views.flow_view(flow, definition=False) for flow in found.rows]
+    return await answers.page(request, "flows", query, rows, found.next)
+
+
+@allow("read")
+async def show(request: web.Request) -> web.Response:
+    """`GET /api/flows/{flow}`: the newest version, as SQL has it now."""
+    bodies.query(request)
+    flow = await _found(request.app[DATABASE], request[CALLER], request.match_info["flow"], None)
+    return answers.tagged(request, str(flow.version), views.flow_view(flow, definition=True))
+
+
+@allow("read")
+async def versions(request: web.Request) -> web.Response:
+    """`GET /api/flows/{flow}/versions`: newest first, without definitions."""
+    bodies.query(request)
+    caller = request[CALLER]
+    flow = await _found(request.app[DATABASE], caller, request.match_info["flow"], None)
+    async with request.app[DATABASE].read() as conn:
+        found = await list_versions(conn, caller.tenant, flow.id)
+    return answers.respond({"data": [views.flow_view(version, definition=False) for version in found]})
+
+
+@allow("read")
+async def version(request: web.Request) -> web.Response:
+    """`GET /api/flows/{flow}/versions/{n}`."""
+    bodies.query(request)
+    name, number = request.match_info["flow"], int(request.match_info["version"])
+    flow = await _found(request.app[DATABASE], request[CALLER], name, number)
+    return answers.respond(views.flow_view(flow, definition=True))
+
+
+async def _found(database: Database, caller: Caller, name: str, number: int | None) -> FlowVersion:
+    async with database.read() as conn:
+        flow = await get_flow(conn, caller.tenant, name, number)
+    if flow is None:
+        raise NotFound("no such flow")
+    return flow
+
+
+async def _store(
+    request: web.Request, caller: Caller, name: str, definition: dict[str, Any], graph: GraphSpec, *, expected: int
+) -> FlowVersion:
+    """Blob first, then the row, which is refused when somebody was quicker than `expected`."""
+    digest = await blob.put(request.app[BUS], caller.tenant, codec.canonical(definition))
+    async with request.app[DATABASE].transaction() as conn:
+        stored = await put_flow(
+            conn,
+            caller.tenant,
+            caller.principal,
+            name,
+            "graph",
+            msgspec.json.encode(definition).decode(),
+            digest,
+            now=request.app[DESK].clock.broker_now(),
+            input_schema=input_schema(graph),
+            outputs=[output.name for output in outputs(graph)],
+        )
+        if stored.head not in (expected, expected + 1):
+            raise _taken() if expected == 0 else _changed(stored)
+    request.app[FLOWS].forget(stored)
+    return stored
+
+
+def _checked(definition: dict[str, Any]) -> GraphSpec:
+    """The graph of a definition. Raises Invalid (`invalid-flow`), its pointers into the body."""
+    try:
+        return parse(definition)
+    except Invalid as exc:
+        faults = [Fault(f.code, f.detail, pointer=f"/definition{f.pointer or ''}") for f in exc.faults]
+        raise Invalid(faults, exc.code) from exc
+
+
+def _described(graph: GraphSpec) -> dict[str, Any]:
+    """What a definition will amount to, without storing it."""
+    return {
+        "digest": graph.digest,
+        "input_schema": input_schema(graph),
+        "outputs": [output.name for output in outputs(graph)],
+    }
+
+
+def _tagged(flow: FlowVersion, status: int) -> web.Response:
+    headers = {"ETag": f'"{flow.version}"', "Cache-Control": "private, no-cache", "Location": f"/api/flows/{flow.id}"}
+    return answers.respond(views.flow_view(flow, definition=True), status, headers)
+
+
+def _dry_run(request: web.Request) -> bool:
+    value = bodies.query(request, "dry_run").get("dry_run", "false")
+    if value not in ("true", "false"):
+        raise bodies.bad_parameter("dry_run", "true or false")
+    return value == "true"
+
+
+def _taken() -> Conflict:
+    return Conflict("name-taken", "there is a flow of that name: change it with PUT")
+
+
+def _changed(flow: FlowVersion) -> Problem:
+    tag = {"ETag": f'"{flow.head}"'}
+    return Problem("precondition-failed", "the flow has another version now", facts={"version": flow.head}, headers=tag)
+
+
+_FLOW: Final = f"{{flow:{FLOW_NAME.pattern}}}"
+ROUTES: Final = (
+    web.post("/api/flows", create),
+    web.get("/api/flows", index, allow_head=False),
+    web.get(f"/api/flows/{_FLOW}", show, allow_head=False),
+    web.put(f"/api/flows/{_FLOW}", change),
+    web.get(f"/api/flows/{_FLOW}/versions", versions, allow_head=False),
+    web.get(f"/api/flows/{_FLOW}/versions/{{version:[1-9][0-9]{{0,8}}}}", version, allow_head=False),
+)

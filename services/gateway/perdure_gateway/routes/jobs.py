@@ -1,0 +1,205 @@
+"""Jobs: submit, list, read, cancel."""
+
+import re
+from typing import Any, Final
+
+from aiohttp import web
+
+from perdure.core import event as ev
+from perdure.core.event import FlowRef, Status
+from perdure.core.graph.spec import check_input
+from perdure.core.instant import Instant, later
+from perdure.core.machine import JobState
+from perdure.core.request import asked_in
+from perdure.db.flows import FlowVersion
+from perdure.db.jobs import JobFilter, Order, list_jobs
+from perdure.errors import Fault, Invalid, NotFound, Unavailable
+from perdure.ids import JobRef, Principal, Queue, is_uuid
+from perdure.jobs import control, read
+from perdure.jobs.submit import DEADLINE_SECONDS, Accepted, Submission, submit, submitted_before
+from perdure_gateway import answers, bodies, views
+from perdure_gateway.auth import CALLER, Caller
+from perdure_gateway.keys import DATABASE, DESK, FLOWS
+from perdure_gateway.policy import allow
+from perdure_gateway.problems import Problem
+
+TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+STATUSES: Final = frozenset(status.value for status in Status)
+FILTERS: Final = ("status", "flow", "tag", "session", "owner", "parent", "waiting")
+INSTANTS: Final = ("created_after", "created_before", "updated_after")
+
+
+@allow("execute")
+async def create(request: web.Request) -> web.Response:
+    """`POST /api/jobs`: 202 with the job; what would be refused is refused before anything is written."""
+    caller, desk = request[CALLER], request.app[DESK]
+    key = bodies.idempotency_key(request)
+    body = await bodies.read(request, bodies.SubmitBody)
+    fingerprint = body.fingerprint()
+    try:
+        flow, value = await _checked(request, caller, body)
+    except (NotFound, Invalid, Unavailable, Problem):
+        # What the key has made stays what it is, whatever has become of the flow or of the database.
+        before = await submitted_before(desk, caller.tenant, caller.principal, key, fingerprint) if key else None
+        if before is None:
+            raise
+        return _accepted(before)
+    submission = Submission(
+        tenant=caller.tenant,
+        owner=caller.principal,
+        flow=FlowRef(id=flow.id, name=flow.name, version=flow.version, kind=flow.kind, digest=flow.digest),
+        input=value,
+        fingerprint=fingerprint,
+        queue=Queue(body.queue),
+        priority=body.priority,
+        tags=body.tags,
+        session_id=body.session_id,
+        not_before=None if body.not_before is None else Instant(body.not_before),
+        deadline_seconds=body.deadline_seconds or DEADLINE_SECONDS,
+        max_failures=body.max_failures,
+        idempotency_key=key,
+        traceparent=_traceparent(request),
+    )
+    return _accepted(await submit(desk, submission))
+
+
+@allow("read")
+async def index(request: web.Request) -> web.Response:
+    """`GET /api/jobs`: from the projection, up to a second behind."""
+    query = bodies.query(request, *FILTERS, *INSTANTS, "order", "limit", "cursor")
+    order, narrow = _order(query), _filter(query)
+    limit, after = answers.limit(query), await answers.begin(request, "jobs", query)
+    async with request.app[DATABASE].read() as conn:
+        found = await list_jobs(conn, request[CALLER].tenant, narrow, order=order, limit=limit, after=after)
+    return await answers.page(request, "jobs", query, [views.job_of_row(row) for row in found.rows], found.next)
+
+
+@allow("read")
+async def show(request: web.Request) -> web.Response:
+    """`GET /api/jobs/{job}`: folded from the log, so whoever wrote reads what was written."""
+    bodies.query(request)
+    log = await read.load(request.app[DESK], _ref(request))
+    return answers.tagged(request, str(log.state.seq), views.job_of_state(log.ref, log.state))
+
+
+@allow("read")
+async def requests(request: web.Request) -> web.Response:
+    """`GET /api/jobs/{job}/requests`: every request that the job ever asked, in order."""
+    bodies.query(request)
+    log = await read.load(request.app[DESK], _ref(request))
+    job, found = log.state, []
+    for event in log.events:
+        if isinstance(event, ev.InputRequested) and event.data.request.revision == 1:
+            asked = asked_in(log.events, event.data.request.id)
+            settled = job.settled.get(event.data.request.id)
+            if asked is not None:
+                flow = job.submitted.flow if job.submitted is not None else None
+                found.append(views.request_of_state(job, asked, settled, flow))
+    return answers.respond({"data": found})
+
+
+@allow("execute")
+async def cancel(request: web.Request) -> web.Response:
+    """`POST /api/jobs/{job}/cancel`: 200 when the job has ended, 202 while a runner has to stop."""
+    body = await bodies.read(request, bodies.CancelBody, optional=True)
+    ref = _ref(request)
+    job = await control.cancel(
+        request.app[DESK],
+        ref,
+        request[CALLER].principal,
+        reason=body.reason,
+        grace_seconds=body.grace_seconds,
+        force=body.force,
+    )
+    return _job(ref, job)
+
+
+def _accepted(accepted: Accepted) -> web.Response:
+    response = _job(accepted.ref, accepted.state)
+    if accepted.replayed:
+        response.headers["Idempotency-Replayed"] = "true"
+    return response
+
+
+def _job(ref: JobRef, job: JobState) -> web.Response:
+    """200 with a job that has ended, else 202."""
+    headers = {} if job.terminal else {"Retry-After": "1"}
+    headers["Location"] = f"/api/jobs/{ref.job}"
+    return answers.respond(views.job_of_state(ref, job), 200 if job.terminal else 202, headers)
+
+
+async def _checked(request: web.Request, caller: Caller, body: bodies.SubmitBody) -> tuple[FlowVersion, Any]:
+    """The flow, and the input as it will be stored. Raises NotFound, Invalid, Problem, Unavailable."""
+    name, _, version = body.flow.partition("@")
+    flows = request.app[FLOWS]
+    flow = await flows.get(caller.tenant, name, int(version) if version else None)
+    value = check_input(flows.graph(flow), body.input)
+    bodies.check_value(value, "/input")
+    now = request.app[DESK].clock.broker_now()
+    if body.not_before is not None and body.not_before >= later(now, body.deadline_seconds or DEADLINE_SECONDS):
+        raise Invalid([Fault("too-late", "must be before the deadline", pointer="/not_before")])
+    return flow, value
+
+
+def _traceparent(request: web.Request) -> str | None:
+    text = request.headers.get("traceparent", "")
+    return text if TRACEPARENT.fullmatch(text) else None
+
+
+def _ref(request: web.Request) -> JobRef:
+    return request[CALLER].job(request.match_info["job"])
+
+
+def _order(query: dict[str, str]) -> Order:
+    match query.get("order", "created"):
+        case "created":
+            return "created"
+        case "updated":
+            return "updated"
+        case _:
+            raise bodies.bad_parameter("order", "created or updated")
+
+
+def _filter(query: dict[str, str]) -> JobFilter:
+    lists = {name: [part for part in query.get(name, "").split(",") if part] for name in FILTERS}
+    if any(len(found) > 50 for found in lists.values()):
+        raise bodies.bad_parameter("status", "at most 50 values in a list")
+    if any(status not in STATUSES for status in lists["status"]):
+        raise bodies.bad_parameter("status", f"of {', '.join(Status)}")
+    tags = [tuple(tag.split(":", 1)) for tag in lists["tag"]]
+    if any(len(tag) != 2 for tag in tags):
+        raise bodies.bad_parameter("tag", "name:value")
+    if any(not is_uuid(parent) for parent in lists["parent"]):
+        raise bodies.bad_parameter("parent", "ids of jobs")
+    if query.get("waiting", "person") != "person":
+        raise bodies.bad_parameter("waiting", "person")
+    for name in lists:
+        if name in query and not lists[name]:
+            raise bodies.bad_parameter(name, "at least one value")
+    return JobFilter(
+        statuses=[Status(status) for status in lists["status"]],
+        flows=lists["flow"],
+        tags=[(name, value) for name, value in tags],
+        sessions=lists["session"],
+        owners=[Principal(owner) for owner in lists["owner"]],
+        parents=lists["parent"],
+        waiting_for_person="waiting" in query,
+        **{name: _instant(name, query[name]) for name in INSTANTS if name in query},
+    )
+
+
+def _instant(name: str, text: str) -> Instant:
+    try:
+        return bodies.parse_instant(text)
+    except ValueError as exc:
+        raise bodies.bad_parameter(name, str(exc)) from None
+
+
+_ID: Final = "{job:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}}"
+ROUTES: Final = (
+    web.post("/api/jobs", create),
+    web.get("/api/jobs", index, allow_head=False),
+    web.get(f"/api/jobs/{_ID}", show, allow_head=False),
+    web.get(f"/api/jobs/{_ID}/requests", requests, allow_head=False),
+    web.post(f"/api/jobs/{_ID}/cancel", cancel),
+)

@@ -1,0 +1,123 @@
+"""Server-sent events on a plain response: frames as they come, a heartbeat while nothing does, an end with its reason.
+
+Nothing is compressed or buffered. A reader that takes nothing for WRITE_SECONDS is cut off: its offset brings it back.
+The stream also ends when the process drains, when it is old (so that readers spread over the gateways again), when the
+caller's key is no longer good, and when the broker stays away.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from perdure.clock import Chance, Clock
+from perdure.core.stream.frame import Frame, StreamAdapter
+from perdure.errors import Unauthenticated, Unavailable, UnsupportedVersion
+
+HEARTBEAT_SECONDS: Final = 15.0
+WRITE_SECONDS: Final = 30.0
+AUTH_SECONDS: Final = 300.0
+AGE_SECONDS: Final = 1800.0
+AGE_JITTER_SECONDS: Final = 180.0
+HEADERS: Final = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-store, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+log = structlog.get_logger(__name__)
+
+
+class SlowReader(Exception):
+    """Nothing was taken for WRITE_SECONDS."""
+
+
+class Stream:
+    """One open stream. `still_good` raises Unauthenticated when the caller's key is no longer good."""
+
+    def __init__(
+        self,
+        request: web.Request,
+        clock: Clock,
+        chance: Chance,
+        stopping: asyncio.Event,
+        still_good: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._request, self._clock, self._chance = request, clock, chance
+        self._stopping, self._still_good = stopping, still_good
+        self._response = web.StreamResponse(headers=HEADERS)
+        self._ends_at = clock.monotonic() + AGE_SECONDS + AGE_JITTER_SECONDS * (2 * chance.random() - 1)
+        self._look_at = clock.monotonic() + AUTH_SECONDS
+
+    async def send(self, frames: AsyncGenerator[Frame], adapter: StreamAdapter) -> web.StreamResponse:
+        """Write `frames` to their end; the finished response. Everything that may be refused was refused before."""
+        try:
+            await self._response.prepare(self._request)
+            await self._write(f": perdure\nretry: {1000 + int(2000 * self._chance.random())}\n\n".encode())
+            reason = await self._pump(frames)
+            if reason is not None:
+                if reason == "drain":  # everybody comes back at once: spread them out
+                    await self._write(f"retry: {500 + int(9500 * self._chance.random())}\n\n".encode())
+                for frame in adapter.close(reason):
+                    await self._write(frame.encode())
+            await self._response.write_eof()
+        except ConnectionError:
+            pass  # the reader left; nothing of the job depends on it
+        except SlowReader:
+            log.info("slow reader cut off")
+            if self._request.transport is not None:
+                self._request.transport.abort()
+        return self._response
+
+    async def _pump(self, frames: AsyncGenerator[Frame]) -> str | None:
+        """Write what comes; None at the end of `frames`, else why the stream has to end."""
+        drained = asyncio.ensure_future(self._stopping.wait())
+        following = asyncio.ensure_future(anext(frames, None))
+        try:
+            while True:
+                await asyncio.wait({drained, following}, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if following.done():
+                    frame = following.result()
+                    if frame is None:
+                        return None
+                    await self._write(frame.encode())
+                    following = asyncio.ensure_future(anext(frames, None))
+                elif not drained.done():
+                    await self._write(b": hb\n\n")
+                if drained.done():
+                    return "drain"
+                if (reason := await self._overdue()) is not None:
+                    return reason
+        except Unavailable:
+            return "upstream"
+        except UnsupportedVersion:
+            return "unsupported"  # an event of a later version: another gateway may know it
+        finally:
+            for task in (drained, following):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, Unavailable, UnsupportedVersion):
+                    await task
+
+    async def _overdue(self) -> str | None:
+        now = self._clock.monotonic()
+        if now >= self._ends_at:
+            return "rotate"
+        if now >= self._look_at:
+            self._look_at = now + AUTH_SECONDS
+            try:
+                await self._still_good()
+            except Unauthenticated:
+                return "auth"
+            except Unavailable:
+                pass  # SQL is away longer than keys are good without it: the reconnect will be told
+        return None
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(WRITE_SECONDS):
+                await self._response.write(data)
+        except TimeoutError as exc:
+            raise SlowReader from exc
