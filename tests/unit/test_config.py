@@ -118,6 +118,7 @@ def test_the_names_are_the_documented_ones() -> None:
         "PERDURE_PRIORITIES",
         "PERDURE_QUEUES",
         "PERDURE_SLOTS",
+        "PERDURE_SQL_OUTAGE_SECONDS",
         "PERDURE_URL",
     }
 

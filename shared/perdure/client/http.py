@@ -169,32 +169,32 @@ class Client:
         """One flow at its newest version, by name or id."""
         return await self._call(Flow, "GET", f"/api/flows/{_part(flow)}")
 
-    async def push_flow(
-        self,
-        name: str,
-        definition: Any,
-        *,
-        kind: str = "graph",
-        description: str | None = None,  # Any: user value
-    ) -> Flow:
-        """Publish `definition` as the newest version of the flow `name`, which is made where it is missing.
+    async def push_flow(self, name: str, definition: Any, *, kind: str = "graph") -> Flow:  # Any: user value
+        """Publish `definition` as the newest version of the flow `name`; the same definition makes no new version.
 
-        Raises Invalid (`invalid-flow`) with pointers into the definition, Conflict when somebody publishes meanwhile.
+        Raises Invalid (`invalid-flow`) with pointers into the body, Conflict when somebody publishes another meanwhile.
         """
-        body = _present({"name": name, "kind": kind, "definition": definition, "description": description})
-        path = f"/api/flows/{_part(name)}"
         for _ in range(2):
             try:
                 flow = await self.flow(name)
+                if flow.definition == definition:
+                    return flow
+                path, etag = f"/api/flows/{_part(flow.id)}", {"If-Match": f'"{flow.version}"'}
+                return await self._call(Flow, "PUT", path, json={"definition": definition}, headers=etag)
             except NotFound:
-                try:
-                    return await self._call(Flow, "POST", "/api/flows", json=body)
-                except Conflict as exc:
-                    if exc.code != "name-taken":  # else: made meanwhile, or by a try of ours whose answer was lost
-                        raise
-            else:
-                return await self._call(Flow, "PUT", path, json=body, headers={"If-Match": f'"{flow.version}"'})
-        raise Conflict("name-taken", f"the name {name} is taken by a flow that this key does not see")
+                pass
+            except Conflict as exc:
+                refused = exc  # changed meanwhile, perhaps by a try of ours whose answer was lost: look again
+                continue
+            try:
+                body = {"name": name, "kind": kind, "definition": definition}
+                return await self._call(Flow, "POST", "/api/flows", json=body)
+            except Conflict as exc:
+                refused = exc
+        flow = await self.flow(name)
+        if flow.definition == definition:
+            return flow
+        raise refused
 
     # ------------------------------------------------------------------------------------------------ one call
 

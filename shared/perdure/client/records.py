@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 class FlowName(Struct, frozen=True):
-    """The flow of a job, short."""
+    """The flow of a job, short; empty where only the job's end is kept."""
 
-    id: str
-    name: str
-    version: int
-    kind: str
+    id: str = ""
+    name: str = ""
+    version: int = 0
+    kind: str = ""
 
 
 class JobError(Struct, frozen=True):
@@ -89,7 +89,7 @@ class HumanRequest(Struct, frozen=True, omit_defaults=True, kw_only=True):
     proposal_digest: str | None = None
     editable: tuple[str, ...] | None = None
     actions: tuple[ev.Action, ...] = ()
-    answer: dict[str, Any] | None = None  # Any: user values inside
+    settled: dict[str, Any] | None = None  # Any: who, when and what; user values inside
 
 
 class Answered(Struct, frozen=True, kw_only=True):
@@ -107,7 +107,7 @@ class Flow(Struct, frozen=True, omit_defaults=True, kw_only=True):
     version: int
     kind: str
     digest: str
-    description: str | None = None
+    definition: Any = None  # Any: user value; absent in lists
     created_at: str | None = None
     updated_at: str | None = None
 
