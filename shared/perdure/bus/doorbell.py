@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from perdure.bus import subject as names
 from perdure.bus.connection import Bus
@@ -51,7 +51,7 @@ class _Wire(Struct, frozen=True, omit_defaults=True):
     tenant: str
     job: str
     ring: str
-    event: msgspec.Raw | None = None
+    event: msgspec.Raw | UnsetType = UNSET  # with `| None` msgspec would take null alone
     event_seq: int | None = None
 
 
@@ -61,7 +61,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 def encode(bell: Doorbell) -> bytes:
     """The body of a doorbell's message."""
-    event = msgspec.Raw(bell.event) if bell.event is not None else None
+    event = msgspec.Raw(bell.event) if bell.event is not None else UNSET
     return _encode(_Wire(bell.v, bell.tenant, bell.job, bell.ring, event, bell.event_seq))
 
 
@@ -75,7 +75,7 @@ def decode(body: bytes) -> Doorbell:
         raise UnsupportedVersion(f"doorbell of format {wire.v}")
     if not (is_token(wire.tenant) and is_uuid(wire.job) and is_uuid(wire.ring)):
         raise Malformed("not a doorbell")
-    event = bytes(wire.event) if wire.event is not None else None
+    event = bytes(wire.event) if wire.event is not UNSET else None
     seq = StreamSeq(wire.event_seq) if wire.event_seq is not None else None
     return Doorbell(wire.v, Tenant(wire.tenant), JobId(wire.job), wire.ring, event, seq)
 

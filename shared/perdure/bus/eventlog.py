@@ -6,7 +6,7 @@ replicas. No answer means unknown, never no: `look` tells. What is decided on is
 direct read may be behind.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -17,8 +17,9 @@ from perdure.bus.connection import REQUEST_SECONDS, Bus
 from perdure.bus.stream import Answer, Ask, Read, direct_batch, direct_get, leader_get, refusal, store
 from perdure.core import codec
 from perdure.core.event import AnyEvent
-from perdure.errors import Malformed, Unavailable
-from perdure.ids import JobRef, StreamSeq
+from perdure.core.instant import Instant, instant
+from perdure.errors import Malformed, Unavailable, UnsupportedVersion
+from perdure.ids import EventId, JobRef, StreamSeq
 
 BISECT_FROM: Final = 500  # events; a shorter log is read whole and skipped
 
@@ -32,6 +33,15 @@ class Stored(Struct, frozen=True):
     at: StreamSeq
     body: bytes
     event: AnyEvent
+
+
+class Unread(Struct, frozen=True):
+    """A message in a job's log that is no event to us: `broken`, or `unsupported` (a newer version may read it)."""
+
+    ref: JobRef
+    at: StreamSeq
+    stored_at: Instant
+    why: Literal["broken", "unsupported"]
 
 
 class _State(Struct):
@@ -106,20 +116,30 @@ class EventLog:
         reads = await direct_batch(self._bus, stream, subject, start)
         return [s for s in (_stored(ref, r) for r in reads) if s.event.seq > after_seq]
 
-    async def scan(self, shard: int, after: StreamSeq, limit: int = 500) -> list[Stored]:
-        """Up to `limit` events of any job of a shard after the stream sequence `after`; an empty list is the end.
+    async def scan(self, shard: int, after: StreamSeq, limit: int = 500) -> list[Stored | Unread]:
+        """Up to `limit` entries of any job's log of a shard after the stream sequence `after`; an empty list is the
+        end. One that cannot be read is told as such, so that it stops nobody else.
 
-        What is not an event of a job (a canary, garbage that somebody published) is passed over. Raises Unavailable,
-        and UnsupportedVersion for an event that only a newer version can read.
+        What lies in no job's log (a canary) is passed over. Raises Unavailable.
         """
         stream, subject = names.event_stream(shard), names.shard_filter(shard)
         while True:
             reads = await direct_batch(self._bus, stream, subject, after, limit)
-            if found := [stored for read in reads if (stored := _job_event(read)) is not None]:
+            if found := [entry for read in reads if (entry := _entry(read)) is not None]:
                 return found
             if len(reads) < limit:
                 return []
             after = reads[-1].seq
+
+    async def same(self, shard: int, at: StreamSeq, event: EventId) -> bool | None:
+        """Whether the event that lies at `at` is `event`, by the leader's word; None when nothing lies there (any
+        more). Raises Unavailable.
+        """
+        read = await leader_get(self._bus, names.event_stream(shard), Ask(seq=at))
+        if read is None:
+            return None
+        entry = _entry(read)
+        return isinstance(entry, Stored) and entry.event.id == event
 
     async def info(self, shard: int) -> ShardInfo:
         """When the stream of a shard was made and where it begins and ends. Raises Unavailable."""
@@ -169,11 +189,18 @@ def _stored(ref: JobRef, read: Read) -> Stored:
     return Stored(ref, read.seq, read.body, codec.decode(read.body))
 
 
-def _job_event(read: Read) -> Stored | None:
+def _entry(read: Read) -> Stored | Unread | None:
     try:
         ref = names.parse_event_subject(read.subject)
-        return _stored(ref, read)
     except Malformed:
         if read.subject.split(".")[2] != names.CANARY:
-            log.error("not an event of a job", subject=read.subject, stream_seq=read.seq)
+            log.error("not the log of a job", subject=read.subject, stream_seq=read.seq)
         return None
+    if ref.tenant == names.CANARY:
+        return None
+    try:
+        return _stored(ref, read)
+    except UnsupportedVersion:
+        return Unread(ref, read.seq, instant(read.at), "unsupported")
+    except Malformed:
+        return Unread(ref, read.seq, instant(read.at), "broken")

@@ -146,7 +146,7 @@ async def direct_batch(bus: Bus, stream: str, subject: str, after: int, most: in
     Ends at the end that this replica knows. Raises Unavailable when an answer stays out or the batch has a hole.
     """
     reads: list[Read] = []
-    inbox, box = bus.nc.new_inbox(), _Box()
+    inbox, box = bus.nc.new_inbox(), Box()
     subscription = await bus.subscribe(inbox, box.hear)
     try:
         while most is None or len(reads) < most:
@@ -165,7 +165,7 @@ async def direct_batch(bus: Bus, stream: str, subject: str, after: int, most: in
         await bus.unsubscribe(subscription)
 
 
-class _Box:
+class Box:
     """Where the answers of batch reads arrive, one batch after the other."""
 
     def __init__(self) -> None:

@@ -73,6 +73,11 @@ def delta_subject(ref: JobRef) -> str:
     return f"job.{_token(ref.tenant)}.{_job(ref.job)}.delta"
 
 
+def inbox_subject(tenant: Tenant) -> str:
+    """Where everybody hears what becomes of a tenant's requests. Raises Malformed."""
+    return f"inbox.{_token(tenant)}.request"
+
+
 def work_subject(queue: Queue, priority: Priority, job: JobId) -> str:
     """Where the doorbells of a job lie. Raises Malformed."""
     return f"work.{_token(queue)}.{_priority(priority)}.{_job(job)}"
