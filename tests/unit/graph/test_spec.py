@@ -129,6 +129,8 @@ CASES: list[tuple[str, dict[str, Any], set[tuple[str, str]]]] = [
     ("an empty title", literals(REVIEW, title=""), {("/nodes/2/inputs/title", "too-short")}),
     ("a temperature that is true", literals(DRAFT, temperature=True), {("/nodes/1/inputs/temperature", "wrong-type")}),
     ("a temperature too high", literals(DRAFT, temperature=2.5), {("/nodes/1/inputs/temperature", "out-of-range")}),
+    ("a temperature that is no number", literals(DRAFT, temperature=float("nan")),
+     {("/nodes/1/inputs/temperature", "out-of-range")}),
     ("half a token", literals(DRAFT, max_tokens=1.5), {("/nodes/1/inputs/max_tokens", "wrong-type")}),
     ("a missing required input", changed(lambda d: d["edges"].pop(0)), {("/nodes/1/inputs/prompt", "missing")}),
     ("a literal and an edge", literals(DRAFT, prompt="x"), {("/nodes/1/inputs/prompt", "ambiguous")}),

@@ -63,7 +63,7 @@ def _number(port: InputPort, value: UserValue, at: str, faults: Faults) -> None:
     whole = port.literal == "integer"
     if not isinstance(value, int | float) or isinstance(value, bool) or (whole and not isinstance(value, int)):
         faults.add(at, "wrong-type", f"must be {'an integer' if whole else 'a number'}")
-    elif (port.minimum is not None and value < port.minimum) or (port.maximum is not None and value > port.maximum):
+    elif not (port.minimum is None or value >= port.minimum) or not (port.maximum is None or value <= port.maximum):
         faults.add(at, "out-of-range", f"must lie between {port.minimum} and {port.maximum}")
 
 
