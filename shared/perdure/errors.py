@@ -150,11 +150,14 @@ class Terminal(PerdureError):
 
 
 class StepFailed(PerdureError):
-    """Raised in the workflow by a context call whose step failed for good, with what was recorded."""
+    """Raised in the workflow by a context call whose step failed for good, with what was recorded.
 
-    def __init__(self, step: str, code: str, message: str) -> None:
+    `retryable` says whether the step used up its tries (True) or was not worth another one (False).
+    """
+
+    def __init__(self, step: str, code: str, message: str, retryable: bool = False) -> None:
         super().__init__(f"step {step}: {message}")
-        self.step, self.code, self.message = step, code, message
+        self.step, self.code, self.message, self.retryable = step, code, message, retryable
 
 
 class RequestExpired(PerdureError):
