@@ -113,6 +113,11 @@ CASES: list[tuple[str, dict[str, Any], set[tuple[str, str]]]] = [
         {"format": spec.FORMAT, "name": "n", "nodes": [{"id": f"n{i}", "component": "chat_input"} for i in range(501)]},
         {("/nodes", "too-long")},
     ),
+    (
+        "too many outputs",
+        {"format": spec.FORMAT, "name": "n", "nodes": [{"id": f"n{i}", "component": "chat_input"} for i in range(101)]},
+        {("/nodes", "too-many-outputs")},
+    ),
     ("too many edges", changed(lambda d: d.update(edges=d["edges"] * 501)), {("/edges", "too-long")}),
     ("a node that is no object", changed(lambda d: d["nodes"].append("x")), {("/nodes/5", "wrong-type")}),
     ("an unknown member of a node", node(DRAFT, label="x"), {("/nodes/1/label", "unknown-member")}),

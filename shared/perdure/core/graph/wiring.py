@@ -2,11 +2,14 @@
 
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from perdure.core.graph import literal
 from perdure.core.graph.catalogue import Catalogue, ComponentSpec, OutputPort, inputs_of, joins, outputs_of
 from perdure.core.graph.faults import Faults, pointer
 from perdure.core.graph.shape import Edge, End, GraphSpec, Node
+
+MAX_OUTPUTS: Final = 100  # of a job
 
 
 def check(spec: GraphSpec, catalogue: Catalogue, faults: Faults) -> None:
@@ -30,6 +33,8 @@ def check(spec: GraphSpec, catalogue: Catalogue, faults: Faults) -> None:
         if node.id in components:
             _inputs(node, components[node.id], spec.edges, faults)
     _acyclic(nodes, edges, faults)
+    if len(nodes.keys() - {edge.source.node for edge in spec.edges}) > MAX_OUTPUTS:
+        faults.add("/nodes", "too-many-outputs", f"at most {MAX_OUTPUTS} nodes may have no successor")
 
 
 def _ends(edge: Edge, nodes: Mapping[str, Node], components: Mapping[str, ComponentSpec], faults: Faults) -> bool:
