@@ -174,6 +174,7 @@ class Client:
 
         Raises Invalid (`invalid-flow`) with pointers into the body, Conflict when somebody publishes another meanwhile.
         """
+        refused: Conflict | None = None
         for _ in range(2):
             try:
                 flow = await self.flow(name)
@@ -194,7 +195,7 @@ class Client:
         flow = await self.flow(name)
         if flow.definition == definition:
             return flow
-        raise refused
+        raise Conflict("name-taken", f"somebody else publishes {name} at this moment") from refused
 
     # ------------------------------------------------------------------------------------------------ one call
 
