@@ -71,12 +71,13 @@ class JobLog:
         """Append what `decide` says of the newest state; return the stored event, None when nothing fits any more.
 
         `attempt` is the event id of the writer's `attempt.started` (a runner inside its attempt), None for all others.
-        Raises Interrupted when that attempt is no longer the last one or its job has ended; OutcomeUnknown when the
-        budget is over and the event may be stored, Unavailable (StreamFull) when it is over and it is not; TooLarge.
+        Raises Interrupted when that attempt is no longer the last one; OutcomeUnknown when the budget is over and the
+        event may be stored, Unavailable (StreamFull) when it is over and it is not; TooLarge.
         """
         event_id, deadline = new_event_id(), self._clock.monotonic() + budget_seconds
         while True:
-            self._check(attempt)
+            if attempt is not None and self.state.attempt_id != attempt:
+                raise Interrupted(f"job {self.ref.job}: another attempt has taken over")
             data = decide(self.state)
             if data is None or not may_follow(self.state, data):
                 return None
@@ -124,12 +125,6 @@ class JobLog:
                     raise OutcomeUnknown(f"job {self.ref.job}: event {event.id} may be stored") from failed
                 raise failed if isinstance(failed, Unavailable) else Unavailable("the log takes no append") from failed
             await self._clock.sleep(pause)
-
-    def _check(self, attempt: EventId | None) -> None:
-        if attempt is None:
-            return
-        if self.state.attempt_id != attempt or self.state.terminal:
-            raise Interrupted(f"job {self.ref.job}: this attempt is over")
 
     def _take(self, entries: Iterable[Stored]) -> None:
         for stored in entries:

@@ -1,0 +1,118 @@
+"""Executes claimed attempts: the engine's pass over the log, what others append meanwhile, and the end, acked last."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+import structlog
+
+from perdure import probe
+from perdure.bus.delta import Deltas
+from perdure.bus.doorbell import Doorbells
+from perdure.clock import Chance, Clock
+from perdure.core import event as ev
+from perdure.core.event import TERMINAL, AnyEvent
+from perdure.engine.attempt import Pass
+from perdure.errors import Unavailable
+from perdure.ids import EventId, JobRef
+from perdure.jobs.alarms import arm
+from perdure_runner.intake import Claimed
+from perdure_runner.port import LogPort
+
+log = structlog.get_logger(__name__)
+
+QUIET_SECONDS: Final = 0.05  # an attempt that is shorter never subscribes to its news: compare-and-set finds them
+LEASE_PARTS: Final = 3  # news are looked for this often in a lease, whatever the subscription says
+
+News = Callable[[JobRef], AbstractAsyncContextManager[asyncio.Event]]
+
+
+class Executor:
+    """Runs attempts, any number side by side. `drain` and `halt` end them early without losing anything."""
+
+    def __init__(self, deltas: Deltas, news: News, doorbells: Doorbells, clock: Clock, chance: Chance) -> None:
+        self._deltas = deltas
+        self._news = news
+        self._doorbells = doorbells
+        self._clock = clock
+        self._chance = chance
+        self._running: dict[EventId, Pass] = {}
+        self._draining = False
+
+    @property
+    def running(self) -> int:
+        """How many attempts run now."""
+        return len(self._running)
+
+    async def execute(self, claimed: Claimed) -> None:
+        """Run one attempt to its end and settle its doorbell.
+
+        Raises Interrupted when the attempt is fenced or the lease is in doubt: then nothing more is written or acked.
+        """
+        port = LogPort(claimed.joblog, claimed.attempt_id, claimed.lease, self._deltas, self._clock, self._chance)
+        run = Pass(claimed.workflow, port)
+        self._running[claimed.attempt_id] = run
+        if self._draining:
+            run.drain()
+        watchers = [
+            asyncio.create_task(self._watch(port, claimed.lease.lease_seconds / LEASE_PARTS)),
+            asyncio.create_task(self._lose(claimed, port)),
+        ]
+        try:
+            end = await run.run()
+        finally:
+            del self._running[claimed.attempt_id]
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+        await self._settle(claimed, end)
+        await run.close()
+
+    def drain(self) -> None:
+        """Let running steps end and every attempt hand its job on; nothing new is started in them."""
+        self._draining = True
+        for run in self._running.values():
+            run.drain()
+
+    def halt(self) -> None:
+        """The grace is over: cancel running steps too, and hand the jobs on."""
+        for run in list(self._running.values()):
+            run.halt()
+
+    async def _settle(self, claimed: Claimed, end: AnyEvent) -> None:
+        """Alarms, then the ack: a crash before it is a redelivery that finds nothing to do."""
+        delivery = claimed.delivery
+        if end.status in TERMINAL:
+            await delivery.ack()
+            probe.hit("terminal.after_ack")
+            log.info("job ended", attempt=end.attempt, status=str(end.status))
+            return
+        if isinstance(end.data, ev.SuspendedData) and any(w.kind == "runner" for w in end.data.waiting):
+            probe.hit("drain.after_suspend")
+            probe.hit("drain.before_nak")
+            await delivery.nak(0)
+            log.info("job handed on", attempt=end.attempt)
+            return
+        await arm(self._doorbells, delivery.ref, claimed.joblog.state, self._clock.broker_now())
+        probe.hit("suspend.after_arm")
+        await delivery.ack()
+
+    async def _watch(self, port: LogPort, look_seconds: float) -> None:
+        """Fold what others append while the attempt runs."""
+        await self._clock.sleep(QUIET_SECONDS)
+        async with self._news(port.ref) as changed:
+            while True:
+                changed.clear()
+                try:
+                    await port.look()
+                except Unavailable as exc:
+                    log.warning("no news while the broker is away", error=str(exc))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(look_seconds):
+                        await changed.wait()
+
+    async def _lose(self, claimed: Claimed, port: LogPort) -> None:
+        await claimed.lease.lost.wait()
+        port.interrupt(f"job {port.ref.job}: the lease is in doubt")

@@ -1,0 +1,164 @@
+"""The one door through which work starts: a doorbell comes in, the log decides, an attempt is claimed or nothing is.
+
+The rules are `core.claim`; here is their I/O. The order everywhere: append, then arm, then ack. Whatever goes wrong
+before the claim leaves the doorbell alone: it comes back when the lease runs out.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+from msgspec import Struct
+
+from perdure import probe
+from perdure.bus.delivery import Delivery
+from perdure.bus.doorbell import Doorbells
+from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.heartbeat import Heartbeats, Lease
+from perdure.clock import Chance, Clock
+from perdure.core import event as ev
+from perdure.core.alarm import due
+from perdure.core.claim import Asleep, Decided, Ended, Held, Start, claim, crashed_out
+from perdure.core.event import AnyData
+from perdure.core.machine import JobState
+from perdure.engine.workflow import Workflow
+from perdure.errors import BrokenLog, Interrupted, Malformed, OutcomeUnknown, Unavailable, UnsupportedVersion
+from perdure.ids import EventId, RunnerId
+from perdure.jobs.alarms import arm
+from perdure.jobs.joblog import JobLog
+from perdure_runner.flows import Flows
+
+log = structlog.get_logger(__name__)
+
+
+class Claimed(Struct, frozen=True):
+    """An attempt that is this runner's: what the executor gets."""
+
+    delivery: Delivery
+    lease: Lease
+    joblog: JobLog
+    attempt_id: EventId
+    workflow: Workflow
+
+
+Execute = Callable[[Claimed], Awaitable[None]]
+
+
+class Intake:
+    """Turns deliveries into attempts. One call of `handle` per delivery; calls run side by side."""
+
+    def __init__(
+        self,
+        runner: RunnerId,
+        eventlog: EventLog,
+        doorbells: Doorbells,
+        heartbeats: Heartbeats,
+        flows: Flows,
+        execute: Execute,
+        clock: Clock,
+        chance: Chance,
+    ) -> None:
+        self._runner = runner
+        self._eventlog = eventlog
+        self._doorbells = doorbells
+        self._heartbeats = heartbeats
+        self._flows = flows
+        self._execute = execute
+        self._clock = clock
+        self._chance = chance
+        self.stopping = False
+
+    async def handle(self, delivery: Delivery) -> None:
+        """See to one doorbell, to the end of the attempt if it starts one."""
+        probe.hit("claim.after_fetch")
+        if self.stopping:
+            await delivery.nak(0)
+            return
+        lease = self._heartbeats.hold(delivery, delivery.lease_seconds)
+        with structlog.contextvars.bound_contextvars(tenant=delivery.ref.tenant, job_id=delivery.ref.job):
+            try:
+                claimed = await self._claim(delivery, lease)
+                if claimed is not None:
+                    await self._execute(claimed)
+            except (Unavailable, OutcomeUnknown) as exc:
+                log.warning("doorbell left to its lease", error=str(exc))
+            except Interrupted as exc:
+                log.warning("attempt interrupted", why=str(exc))
+            except UnsupportedVersion as exc:
+                log.warning("doorbell handed back", error=str(exc))
+                await delivery.nak(1.0 + 9.0 * self._chance.random())
+            except (BrokenLog, Malformed) as exc:  # nothing that a runner can mend; the sweeper quarantines the row
+                log.error("job cannot be run", error=str(exc))
+                await delivery.ack()
+            finally:
+                lease.release()
+
+    async def _claim(self, delivery: Delivery, lease: Lease) -> Claimed | None:
+        """Claim the job, or ack the doorbell and return None."""
+        joblog = await self._open(delivery)
+        probe.hit("claim.after_read")
+        while True:
+            match claim(joblog.state, self._clock.broker_now(), delivery.bell):
+                case Ended():
+                    await delivery.ack()
+                    return None
+                case Asleep():
+                    await arm(self._doorbells, delivery.ref, joblog.state, self._clock.broker_now())
+                    await delivery.ack()
+                    return None
+                case Decided():
+                    await joblog.append(self._due, budget_seconds=self._believed(lease))
+                    probe.hit("time.after_append")
+                case Held(bell=bell, start=start):
+                    if await self._doorbells.holds(delivery.queue, delivery.priority, delivery.ref, bell):
+                        await delivery.ack()
+                        return None
+                    if await joblog.refresh() == 0:
+                        claimed = await self._start(delivery, lease, joblog, start)
+                        if claimed is not None:
+                            return claimed
+                case Start() as start:
+                    claimed = await self._start(delivery, lease, joblog, start)
+                    if claimed is not None:
+                        return claimed
+
+    async def _open(self, delivery: Delivery) -> JobLog:
+        """The job's log: of a new small job by what the doorbell carries (a stale copy loses the claim's append)."""
+        first = delivery.submitted
+        if first is not None:
+            return JobLog(self._eventlog, delivery.ref, self._clock, [first])
+        return await JobLog.load(self._eventlog, delivery.ref, self._clock)
+
+    async def _start(self, delivery: Delivery, lease: Lease, joblog: JobLog, start: Start) -> Claimed | None:
+        """Append `attempt.started`; None when the log has moved: claim from the beginning."""
+        before = joblog.state
+        if (end := crashed_out(before)) is not None:
+            await joblog.append(lambda job: end if job is before else None, budget_seconds=self._believed(lease))
+            return None
+        if before.submitted is None:
+            return None
+        workflow = await self._flows.workflow(delivery.ref.tenant, before.submitted.flow)
+        data = ev.AttemptData(
+            runner=self._runner,
+            doorbell=delivery.bell,
+            reason=start.reason,
+            because_seq=start.because_seq,
+            cause=start.cause,
+        )
+        stored: Stored | None = await joblog.append(
+            lambda job: data if job is before else None, budget_seconds=self._believed(lease)
+        )
+        if stored is None or joblog.state.attempt_id != stored.event.id:
+            return None
+        probe.hit("claim.after_append")
+        log.info("attempt started", attempt=joblog.state.attempt, reason=start.reason)
+        return Claimed(delivery, lease, joblog, stored.event.id, workflow)
+
+    def _due(self, job: JobState) -> AnyData | None:
+        return due(job, self._clock.broker_now())
+
+    def _believed(self, lease: Lease) -> float:
+        """Seconds for which the lease is believed. Raises Interrupted when there are none."""
+        left = lease.believed_until - self._clock.monotonic()
+        if left <= 0:
+            raise Interrupted("the lease is in doubt")
+        return left

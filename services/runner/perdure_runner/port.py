@@ -1,0 +1,141 @@
+"""The engine's port on JetStream: an attempt's view of its job, written while its lease is believed."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from perdure import probe
+from perdure.bus.delta import Deltas
+from perdure.bus.heartbeat import Lease
+from perdure.clock import Chance, Clock
+from perdure.core import event as ev
+from perdure.core.event import FORMAT, AnyData, AnyEvent
+from perdure.core.instant import Instant, seconds_between
+from perdure.core.machine import JobState
+from perdure.engine.port import Decide
+from perdure.errors import Interrupted
+from perdure.ids import Digest, EventId, JobRef
+from perdure.jobs.joblog import JobLog
+
+_BEFORE = {
+    ev.SuspendedData: "suspend.before_append",
+    **dict.fromkeys((ev.CompletedData, ev.FailedData, ev.CancelledData), "terminal.before_append"),
+}
+_AFTER = {
+    ev.SuspendedData: "suspend.after_append",
+    ev.StepCompletedData: "step.after_append",
+    **dict.fromkeys((ev.CompletedData, ev.FailedData, ev.CancelledData), "terminal.after_append"),
+}
+
+
+class LogPort:
+    """One attempt's port. Appends wait their turn behind one lock: the attempt has a single writer.
+
+    `log` grows together with the JobLog's fold: by own appends, and by `look`, which the runner calls on news, at each
+    heartbeat and after a reconnect. Whoever waits in `moved` is woken by both.
+    """
+
+    def __init__(self, log: JobLog, attempt_id: EventId, lease: Lease, deltas: Deltas, clock: Clock, chance: Chance):
+        self.ref: JobRef = log.ref
+        self.attempt_id = attempt_id
+        self.chance = chance
+        self._log = log
+        self._lease = lease
+        self._deltas = deltas
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._grown = asyncio.Event()
+        self._interrupted: Interrupted | None = None
+        self._delta_number = 0
+        self._events: list[AnyEvent] = list(log.events)  # never shorter than what the fold has seen
+
+    @property
+    def log(self) -> Sequence[AnyEvent]:
+        return self._events
+
+    @property
+    def job(self) -> JobState:
+        return self._log.state
+
+    def now(self) -> Instant:
+        return self._clock.broker_now()
+
+    async def append(self, decide: Decide, refs: Iterable[Digest] = ()) -> AnyEvent | None:
+        async with self._turn:
+            budget = self._believed_seconds()
+
+            def decided(job: JobState) -> AnyData | None:
+                data = decide(job)
+                if data is not None:
+                    probe.hit(_BEFORE.get(type(data), ""))
+                return data
+
+            try:
+                stored = await self._log.append(decided, attempt=self.attempt_id, refs=refs, budget_seconds=budget)
+            except Interrupted as exc:
+                self.interrupt(str(exc))
+                raise
+            finally:
+                self._catch_up()
+            if stored is not None:
+                probe.hit(_AFTER.get(type(stored.event.data), ""))
+            return stored.event if stored is not None else None
+
+    async def moved(self, seq: int, until: Instant | None = None) -> None:
+        while True:
+            self._believed_seconds()
+            if len(self._events) and self._events[-1].seq > seq:
+                return
+            wait = None if until is None else seconds_between(self.now(), until)
+            if wait is not None and wait <= 0:
+                return
+            self._grown.clear()
+            try:
+                async with asyncio.timeout(wait):
+                    await self._grown.wait()
+            except TimeoutError:
+                continue  # the broker's clock decides, not this timer
+
+    async def look(self) -> None:
+        """Fold what others have appended; end the attempt if one of those events fences it. Raises Unavailable."""
+        async with self._turn:
+            await self._log.refresh()
+            self._catch_up()
+        if self._log.state.attempt_id != self.attempt_id:
+            self.interrupt(f"job {self.ref.job}: another attempt has taken over")
+
+    def delta(self, kind: str, data: dict[str, Any]) -> None:
+        self._delta_number += 1
+        head = {
+            "v": FORMAT,
+            "job_id": self.ref.job,
+            "type": kind,
+            "attempt": self._log.state.attempt,
+            "n": self._delta_number,
+            "after": self._log.state.seq,
+        }
+        self._deltas.publish(self.ref, msgspec.json.encode({**head, **data}))
+
+    def interrupt(self, why: str) -> None:
+        """End the attempt for this runner: every append and wait raises Interrupted, also those that wait now."""
+        if self._interrupted is None:
+            self._interrupted = Interrupted(why)
+        self._grown.set()
+
+    def _believed_seconds(self) -> float:
+        """How long the lease is still believed in. Raises Interrupted when the attempt is over for this runner."""
+        if self._interrupted is not None:
+            raise Interrupted(*self._interrupted.args)
+        left = self._lease.believed_until - self._clock.monotonic()
+        if left <= 0:
+            self.interrupt(f"job {self.ref.job}: the lease is in doubt")
+            raise Interrupted(f"job {self.ref.job}: the lease is in doubt")
+        return left
+
+    def _catch_up(self) -> None:
+        entries = self._log.entries
+        if len(entries) > len(self._events):
+            self._events.extend(stored.event for stored in entries[len(self._events) :])
+            self._grown.set()
