@@ -108,8 +108,10 @@ async def test_a_stream_that_breaks_goes_on_at_its_offset_and_yields_each_event_
 async def test_a_hole_is_never_passed_on_but_filled_by_another_connection() -> None:
     handler, asked = scripted((event(1), event(3)), (event(2), event(3, "failed")))
     async with serving(handler) as client:
-        assert await seqs(client) == [1, 2, 3]
+        stream = client.events(JOB)
+        assert [frame.seq async for frame in stream.frames()] == [1, 2, 3]
     assert asked == ["0", "1"]
+    assert (stream.connections, stream.holes, stream.repeated) == (2, 1, 0)
 
 
 async def test_deltas_are_live_words_and_move_no_offset() -> None:

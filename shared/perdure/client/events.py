@@ -81,7 +81,11 @@ def decode(frame: Frame) -> Event | Delta | None:
 
 
 class EventStream:
-    """The iterator behind `Client.events`. `offset` is where it stands; give it to another one to go on there."""
+    """The iterator behind `Client.events`. `offset` is where it stands; give it to another one to go on there.
+
+    `connections` counts those that were answered, `repeated` the events that came again and were dropped, `holes` the
+    connections that were given up because an event was missing.
+    """
 
     def __init__(
         self,
@@ -94,6 +98,8 @@ class EventStream:
     ) -> None:
         self.offset = after
         self.connections = 0
+        self.repeated = 0
+        self.holes = 0
         self._connect, self._clock, self._chance = connect, clock, chance
         self._reconnect_seconds = reconnect_seconds
 
@@ -131,10 +137,14 @@ class EventStream:
         async for chunk in response.content.iter_any():
             for raw in parser.feed(chunk):
                 frame = _frame(raw)
-                if frame is None or (frame.seq is not None and frame.seq <= self.offset):
+                if frame is None:
                     continue
                 if frame.seq is not None:
+                    if frame.seq <= self.offset:
+                        self.repeated += 1
+                        continue
                     if frame.seq != self.offset + 1:
+                        self.holes += 1
                         return
                     self.offset = frame.seq
                 yield frame

@@ -21,7 +21,7 @@ TAIL_CHARS: Final = 4000
 
 
 class UpFailed(PerdureError):
-    """`perdure up` did not become ready; the message ends with the last lines of its log."""
+    """`perdure up` did not become ready; the message names its log."""
 
 
 class _Line(Struct):
@@ -110,10 +110,10 @@ async def _ready(up: UpProcess) -> str:
             line = await up.process.stdout.readline()
         return msgspec.json.decode(line, type=_Line).url
     except TimeoutError:
-        raise UpFailed(f"`perdure up` was not ready after {READY_SECONDS:g} s:\n{tail(up.log)}") from None
+        raise UpFailed(f"`perdure up` was not ready after {READY_SECONDS:g} s, see {up.log}") from None
     except msgspec.DecodeError:
         code = await up.process.wait()
-        raise UpFailed(f"`perdure up` ended with exit code {code}:\n{tail(up.log)}") from None
+        raise UpFailed(f"`perdure up` ended with exit code {code}, see {up.log}") from None
 
 
 def tail(log: Path) -> str:
