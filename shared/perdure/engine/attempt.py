@@ -1,0 +1,275 @@
+"""One pass over a job: from the top of its workflow to a terminal event or a suspension.
+
+The loop has one order. Events are delivered one at a time, each when the branches are still. At the end of the log:
+has the body ended, then append how; append what time has decided; withdraw what closed branches still ask; start what
+the parked calls need done. Then wait for the next event, or, when every branch waits and nothing runs, suspend.
+`job.suspended` is only appended behind exactly the events that were delivered: whatever came in between is news,
+delivered in this pass.
+"""
+
+import asyncio
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cache
+from typing import Final
+
+import structlog
+
+from perdure.core import event as ev
+from perdure.core.alarm import due
+from perdure.core.event import TERMINAL, AnyEvent
+from perdure.core.instant import Instant, seconds_between
+from perdure.core.key import ROOT, Key
+from perdure.engine import ends
+from perdure.engine.bench import Bench
+from perdure.engine.branches import Told
+from perdure.engine.calls import Call
+from perdure.engine.context import Context
+from perdure.engine.delivery import deliver, hung
+from perdure.engine.port import Decide, Port
+from perdure.engine.steps import StepCall
+from perdure.engine.trace import place
+from perdure.engine.workflow import Workflow
+from perdure.errors import BrokenLog, CodeChanged, ConcurrencyError, Interrupted, Suspended
+
+log: Final = structlog.get_logger(__name__)
+
+SHORT_WAIT_SECONDS: Final = 2.0  # waited out in the process: a suspension and a claim cost more
+HANG_SECONDS: Final = 10.0
+CLOSE_SECONDS: Final = 5.0
+THREADS: Final = 64
+
+
+class Pass:
+    """Runs `workflow` once over the job of `port`, whose `attempt.started` is in the log already."""
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        port: Port,
+        *,
+        threads: Executor | None = None,
+        hang_seconds: float = HANG_SECONDS,
+        close_seconds: float = CLOSE_SECONDS,
+    ) -> None:
+        self._workflow = workflow
+        self._port = port
+        self._hang_seconds = hang_seconds
+        self._close_seconds = close_seconds
+        self._bench = Bench(port, threads or _threads())
+        self._wake = asyncio.Event()
+        self._broken: BaseException | None = None  # what a call's append raised: the end of the attempt
+        self._draining = False
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._functions: set[asyncio.Task[object]] = set()
+
+    async def run(self) -> AnyEvent:
+        """Run until a terminal event or this pass's own `job.suspended` is in the log; return that event.
+
+        Raises what the port raises when the attempt is over (Interrupted), after it has stopped everything.
+        """
+        try:
+            return await self._drive()
+        except BaseException:
+            await self._end(Interrupted)
+            raise
+
+    async def close(self) -> None:
+        """End the branches of a pass that has run, with Suspended; their `finally` have `close_seconds`."""
+        await self._end(Suspended)
+
+    def drain(self) -> None:
+        """Start nothing new; when the steps that run have ended the pass hands the job on."""
+        self._draining = True
+        self._wake.set()
+
+    def halt(self) -> None:
+        """Drain without waiting for running steps: their functions are cancelled and leave no event."""
+        self._bench.halted = True
+        for call in self._running():
+            if isinstance(call, StepCall):
+                call.stop()
+        self.drain()
+
+    # ------------------------------------------------------------------------------------------ the loop
+
+    async def _drive(self) -> AnyEvent:
+        bench, port = self._bench, self._port
+        branches, journal = bench.branches, bench.journal
+        context = Context(bench)
+        root = branches.start(ROOT, self._workflow.body(context, bench.submitted.input), None, Told.NOT)
+        while True:
+            self._wake.clear()
+            await branches.still()
+            if self._broken is not None:
+                raise self._broken
+            if not journal.at_end:
+                if (end := await self._deliver()) is not None:
+                    return end
+                continue
+            if branches.all_done:
+                end = await bench.append(lambda job: ends.terminal(job, root.value, root.error, port.log))
+            elif self._draining and not self._running():
+                end = await self._suspend(drained=True)
+            elif await self._decided_by_time() or await self._withdraw():
+                continue
+            else:
+                self._start_ready()
+                end = await self._wait()
+            if end is not None:
+                return end
+            if branches.all_done and journal.at_end:
+                raise BrokenLog(f"job {port.ref.job} cannot end at {port.job.status}")
+
+    async def _deliver(self) -> AnyEvent | None:
+        """Deliver the next event; the end of the pass if this is it, or if the code does not fit the log."""
+        try:
+            event = await deliver(self._bench, self._hang_seconds)
+        except CodeChanged as exc:
+            changed = exc
+            log.warning("code does not fit the log", path=exc.path, expected=exc.expected, found=exc.found)
+            return await self._give_up(lambda job: ends.unmatched(changed, self._port.log, self._port.now()))
+        except ConcurrencyError as exc:
+            error = exc
+            return await self._give_up(lambda job: ends.terminal(job, None, error, self._port.log))
+        return event if event.status in TERMINAL else None
+
+    async def _give_up(self, decide: Decide) -> AnyEvent:
+        """End the pass here, however much of the log is still to be delivered."""
+        end = await self._bench.append(decide)
+        if end is None:  # somebody else has ended the job
+            end = self._port.log[-1]
+        return end
+
+    async def _decided_by_time(self) -> bool:
+        """Append what time has decided about the job: an expiry, the end of a grace, its deadline."""
+        port = self._port
+        if due(port.job, port.now()) is None:
+            return False
+        return await self._bench.append(lambda job: due(job, port.now())) is not None
+
+    async def _withdraw(self) -> bool:
+        """Withdraw a request that a closed branch has left open; every pass that finds one does so."""
+        asked, left = self._port.job.asked.values(), self._bench.abandoned
+        request = next((r for r in asked if Key(r.path, r.name, r.occurrence) in left), None)
+        if request is None:
+            return False
+        data = ev.WithdrawnData(request_id=request.id, reason="branch_closed")
+        return await self._bench.append(lambda job: data) is not None
+
+    def _start_ready(self) -> None:
+        """Start what the parked calls need done, in the order in which they were made."""
+        if self._draining:
+            return
+        now = self._port.now()
+        for call in self._bench.branches.parked():
+            if call.handler is None and call.ready(now):
+                call.handler = asyncio.create_task(self._handle(call), name=f"perdure call {call}")
+                self._handlers.add(call.handler)
+
+    async def _handle(self, call: Call) -> None:
+        try:
+            await call.perform()
+        except BaseException as exc:  # noqa: BLE001  # the loop raises it: the attempt is over
+            self._broken = self._broken or exc
+        finally:
+            self._handlers.discard(call.handler)
+            call.handler = None
+            self._wake.set()
+
+    def _running(self) -> list[Call]:
+        """The parked calls for which something runs."""
+        halted = self._bench.halted
+        return [
+            call
+            for call in self._bench.branches.parked()
+            if call.handler is not None and not (halted and isinstance(call, StepCall))
+        ]
+
+    # ------------------------------------------------------------------------------------------ waiting
+
+    async def _wait(self) -> AnyEvent | None:
+        """Until something may have changed; or the suspension, when every branch waits for something far away."""
+        if self._running():
+            await self._changed(self._next_instant())
+            return None
+        calls = self._bench.branches.parked()
+        hanging = self._bench.branches.hanging()
+        wake_at = min((call.due for call in calls if call.due is not None), default=None)
+        short = wake_at is not None and seconds_between(self._port.now(), wake_at) <= SHORT_WAIT_SECONDS
+        if hanging:
+            if await self._changed(wake_at if short else None, hanging=True):
+                return None
+            if not any(call.waiting() for call in calls):
+                error = hung(hanging, "and no event can change that")
+                return await self._give_up(lambda job: ends.terminal(job, None, error, self._port.log))
+            log.warning("suspending while code hangs", at=[place(b.coroutine) for b in hanging[:3]])
+        elif short and not self._draining:
+            await self._changed(wake_at)
+            return None
+        return await self._suspend(drained=False)
+
+    async def _suspend(self, drained: bool) -> AnyEvent | None:
+        """Append the suspension, unless there is news."""
+        calls = self._bench.branches.parked()
+        now = self._port.now()
+        busy = drained and (self._bench.branches.hanging() or any(call.ready(now) for call in calls))
+        data = ends.handed_on() if busy else ends.asleep(calls)
+        seq = self._bench.journal.seq
+        return await self._bench.append(lambda job: data if job.seq == seq else None)
+
+    def _next_instant(self) -> Instant | None:
+        """When time next changes something: for a call, or for the job as a whole."""
+        job = self._port.job
+        instants = [call.due for call in self._bench.branches.parked() if call.handler is None]
+        return min((at for at in [*instants, *ends.instants(job)] if at is not None), default=None)
+
+    async def _changed(self, until: Instant | None, hanging: bool = False) -> bool:
+        """Until there is an event, a handler ends, the pass drains, or `until`; False when code hung for long."""
+        branches = self._bench.branches
+        branches.stirred.clear()
+        waits = [asyncio.create_task(self._port.moved(self._bench.journal.seq, until))]
+        waits.append(asyncio.create_task(_set(self._wake)))
+        if hanging:
+            waits.append(asyncio.create_task(_set(branches.stirred)))
+        try:
+            done, _ = await asyncio.wait(
+                waits, timeout=self._hang_seconds if hanging else None, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for task in waits:
+                task.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        if waits[0] in done:
+            waits[0].result()
+        return bool(done)
+
+    # ------------------------------------------------------------------------------------------ the end
+
+    async def _end(self, kind: type[BaseException]) -> None:
+        bench = self._bench
+        bench.live.over = True
+        bench.branches.close_all(kind)
+        tasks = {b.task: b for b in bench.branches if not b.task.done()}
+        handlers = set(self._handlers)
+        everything: set[asyncio.Task[None]] = {*tasks, *handlers}
+        if not everything:
+            return
+        _, left = await asyncio.wait(everything, timeout=self._close_seconds)
+        for task in left:
+            task.cancel()
+        for branch in (tasks[t] for t in left if t in tasks):
+            log.warning("a branch did not end and is abandoned", path=branch.path, at=place(branch.coroutine))
+        if left - set(tasks):
+            log.warning("a step did not end and is abandoned", steps=sorted(t.get_name() for t in left - set(tasks)))
+        if left:
+            await asyncio.wait(left, timeout=0)
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """The threads of this process for synchronous steps; started one by one as they are needed."""
+    return ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="perdure-step")

@@ -1,0 +1,298 @@
+"""The author's face of the engine: what a workflow, and what the code inside a step, may call.
+
+All calls that wait are `async def`; nothing happens before the await. Values that derive from the log (`now`,
+`random`, `uuid`) are plain methods. Inside a step exactly `delta`, `progress`, `log`, `idempotency_key`, `cancelled`
+and `attempt` work, from any task and any thread that carries the step's context variables.
+"""
+
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any, Literal
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from perdure.core import event as ev
+from perdure.core import key as keys
+from perdure.core import retry as retrying
+from perdure.core.instant import later, moment
+from perdure.core.journal import CallKind, Entry
+from perdure.core.key import Key
+from perdure.core.retry import RetryPolicy
+from perdure.engine.asking import Answer, AskCall, RequestKind, asking
+from perdure.engine.bench import Bench
+from perdure.engine.branches import Branch
+from perdure.engine.calls import RecordCall, SleepCall
+from perdure.engine.groups import Gather, NodeGroup
+from perdure.engine.scope import branch_here, run_here
+from perdure.engine.steps import StepCall, Work
+from perdure.engine.values import Shape, plain, shape_of
+from perdure.errors import ConcurrencyError, Malformed
+from perdure.ids import JobId, Principal, derived, effect_key
+
+MAX_NAME = 128  # characters
+MAX_OUTPUTS = 100
+
+OutputKind = Literal["text", "data", "table", "message"]
+
+
+class Context:
+    """One pass's context. It belongs to one attempt: never keep it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    # ------------------------------------------------------------------------------------------ calls that wait
+
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., Any],  # what it takes and returns is the author's
+        *args: Any,
+        retry: RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109  # of each try, not of the wait: that may take days
+        returns: Shape = None,
+        output: ev.Named | None = None,
+        component: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run `fn(*args, **kwargs)` once and remember its result, over crashes and suspensions.
+
+        A failed try is repeated by `retry` (default 5 tries, or the job's `max_failures`). Returns the result as it is
+        recorded, converted to `returns` or to the return annotation of `fn`. Raises StepFailed when it failed for good.
+        """
+        branch = await self._bench.branches.enter()
+        entry = self._entry(branch, "step", name, keys.args_digest(args, kwargs))
+        policy = retry or _policy(self._bench.submitted.max_failures)
+        work = Work(
+            fn=fn,
+            args=args,
+            kwargs=kwargs,
+            policy=policy,
+            shape=shape_of(fn, returns),
+            timeout_seconds=None if timeout is None else _seconds(timeout),
+            output=output,
+            component=component,
+        )
+        return await self._bench.branches.wait(StepCall(self._bench, branch, entry, work))
+
+    async def ask(
+        self,
+        name: str,
+        *,
+        title: str,
+        message: str | None = None,
+        kind: RequestKind = "approval",
+        actions: Sequence[ev.Action | str] | None = None,
+        proposal: Any = UNSET,  # any JSON
+        proposal_schema: dict[str, Any] | None = None,
+        editable: Sequence[str] | None = None,
+        response_schema: dict[str, Any] | None = None,
+        defaults: dict[str, Any] | None = None,
+        assignees: ev.Assignees | None = None,
+        expires_in: float | timedelta | None = None,
+        on_timeout: ev.OnTimeout | None = None,
+    ) -> Answer:
+        """Ask a person, and wait for as long as it takes; the job holds nothing meanwhile.
+
+        `editable` are the JSON Pointers under which the proposal may be changed. Raises RequestExpired when nobody
+        answered within `expires_in` and `on_timeout` says fail (the default), RequestWithdrawn when somebody withdrew
+        the request, Malformed for arguments that make no request.
+        """
+        branch = await self._bench.branches.enter()
+        what = asking(
+            kind=kind,
+            title=title,
+            message=message,
+            actions=actions,
+            proposal=proposal,
+            proposal_schema=proposal_schema,
+            editable=editable,
+            response_schema=response_schema,
+            defaults=defaults,
+            assignees=assignees,
+            expires_in=expires_in,
+            on_timeout=on_timeout,
+        )
+        answer: Answer = await self._bench.branches.wait(
+            AskCall(self._bench, branch, self._entry(branch, "ask", name), what)
+        )
+        return answer
+
+    async def sleep(self, duration: float | timedelta, *, name: str = "sleep") -> None:
+        """Wait until `duration` (seconds, or a timedelta) after `now()`; the job holds nothing meanwhile."""
+        branch = await self._bench.branches.enter()
+        due_at = later(self._bench.journal.now, max(0.0, _seconds(duration)))
+        await self._bench.branches.wait(SleepCall(self._bench, branch, self._entry(branch, "sleep", name), due_at))
+
+    async def gather(self, *coroutines: Coroutine[Any, Any, Any], return_exceptions: bool = False) -> list[Any]:
+        """Run coroutines side by side, each as a branch of its own; return what they returned, in the order given.
+
+        The first that fails closes the others, and its error is raised when they have ended; with `return_exceptions`
+        all are waited for and exceptions are returned in place.
+        """
+        try:
+            branch = await self._bench.branches.enter()
+        except BaseException:
+            for coroutine in coroutines:
+                coroutine.close()  # else Python warns that nobody awaited it
+            raise
+        return await Gather(self._bench, branch, coroutines, return_exceptions).results()
+
+    async def output(self, name: str, value: Any, *, kind: OutputKind | None = None) -> None:  # any JSON
+        """Give out `value` under `name`: one of the job's outputs. Raises Malformed for what cannot be stored."""
+        branch = await self._bench.branches.enter()
+        stored = plain(value)
+        if name not in self._bench.outputs and len(self._bench.outputs) >= MAX_OUTPUTS:
+            raise Malformed(f"a job has at most {MAX_OUTPUTS} outputs")
+        entry = self._entry(branch, "output", name)
+        data = ev.OutputData(
+            name=name,
+            occurrence=entry.key.occurrence,
+            path=branch.path,
+            kind=kind or ("text" if isinstance(stored, str) else "data"),
+            value=stored,
+        )
+        await self._bench.branches.wait(RecordCall(self._bench, branch, entry, data))
+
+    def progress(
+        self,
+        done: float | None = None,
+        total: float | None = None,
+        text: str | None = None,
+        *,
+        name: str = "progress",
+        data: Any = None,  # any JSON
+    ) -> Awaitable[None]:
+        """Say how far the work is. In the workflow await it: it is recorded. Inside a step it is shown, at once."""
+        run = run_here(self._bench.branches)
+        if run is None:
+            return self._progress(name, done, total, text, data)
+        self._bench.live.progress(run, done, total, text)
+        return _Done()
+
+    async def _progress(self, name: str, done: float | None, total: float | None, text: str | None, data: Any) -> None:
+        branch = await self._bench.branches.enter()
+        stored = plain(data)
+        entry = self._entry(branch, "progress", name)
+        said = ev.ProgressData(
+            name=name,
+            occurrence=entry.key.occurrence,
+            path=branch.path,
+            done=done,
+            total=total,
+            text=text,
+            data=stored,
+        )
+        await self._bench.branches.wait(RecordCall(self._bench, branch, entry, said))
+
+    # ------------------------------------------------------------------------------------------ shown, not kept
+
+    def delta(self, text: str, channel: str = "m-1") -> None:
+        """Show text as it comes (tokens). `channel` tells messages apart that one step writes side by side."""
+        self._bench.live.text(self._where(), text, channel)
+
+    def log(self, text: str, level: str = "info", **fields: Any) -> None:  # any JSON
+        """Show a line to whoever follows the job."""
+        self._bench.live.log(self._where(), text, level, fields)
+
+    # ------------------------------------------------------------------------------------------ derived values
+
+    def now(self) -> datetime:
+        """The instant of the last event that this pass has heard: the same in every pass. Not for durations."""
+        branch_here(self._bench.branches)
+        return moment(self._bench.journal.now)
+
+    def random(self) -> float:
+        """A number in [0, 1): the same in every pass, another one at each call."""
+        return float(self._drawn("$random").random())
+
+    def uuid(self) -> str:
+        """A UUID (version 4): the same in every pass, another one at each call."""
+        return str(uuid.UUID(int=self._drawn("$uuid").getrandbits(128), version=4))
+
+    def _drawn(self, family: str) -> Random:
+        branch = branch_here(self._bench.branches)
+        return Random(derived(family, self.job_id, branch.path, str(branch.occurrence(family))))
+
+    @property
+    def idempotency_key(self) -> str:
+        """Inside a step: a UUID that names its effect, the same at each try. Send it to the outside world."""
+        run = run_here(self._bench.branches)
+        if run is None:
+            raise ConcurrencyError("idempotency_key is the key of a step: read it inside the step's function")
+        return effect_key(self._bench.submitted.effect_root or self.job_id, *run.key)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job is being cancelled; inside a step also whether nobody waits for the step any more."""
+        run = run_here(self._bench.branches)
+        return self._bench.branches.cancelling or (run is not None and run.call.abandoned)
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1. It differs from pass to pass: decide nothing by it."""
+        return self._bench.port.job.attempt
+
+    @property
+    def job_id(self) -> JobId:
+        """The job's id."""
+        return self._bench.port.ref.job
+
+    @property
+    def owner(self) -> Principal:
+        """Whose job it is."""
+        return self._bench.submitted.owner
+
+    @property
+    def session_id(self) -> str | None:
+        """The conversation that the job belongs to, as it was submitted."""
+        return self._bench.submitted.session_id
+
+    @property
+    def input(self) -> Any:  # any JSON
+        """The job's input as it was submitted."""
+        return plain(self._bench.submitted.input)
+
+    # ------------------------------------------------------------------------------------------ for graphs
+
+    def _nodes(self) -> NodeGroup:
+        """A group of branches with paths of their own, started one by one."""
+        return NodeGroup(self._bench, branch_here(self._bench.branches))
+
+    async def _skip(self, name: str, reason: str, component: str | None = None) -> None:
+        """Record that the node `name` does not run."""
+        branch = await self._bench.branches.enter()
+        entry = self._entry(branch, "skip", name)
+        data = ev.StepSkippedData(
+            step=name, occurrence=entry.key.occurrence, path=branch.path, reason=reason, component=component
+        )
+        await self._bench.branches.wait(RecordCall(self._bench, branch, entry, data))
+
+    # ------------------------------------------------------------------------------------------ helpers
+
+    def _entry(self, branch: Branch, kind: CallKind, name: str, args_digest: str | None = None) -> Entry:
+        if not name or len(name) > MAX_NAME or not name.isprintable() or name.startswith("$"):
+            raise Malformed(f"a name has 1 to {MAX_NAME} printable characters and does not begin with $")
+        return Entry(kind, Key(branch.path, name, branch.occurrence(name)), args_digest)
+
+    def _where(self) -> Any:  # Branch | Run
+        return run_here(self._bench.branches) or branch_here(self._bench.branches)
+
+
+class _Done:
+    """An awaitable that has nothing to wait for."""
+
+    def __await__(self) -> Generator[None]:
+        return
+        yield
+
+
+def _policy(max_failures: int | None) -> RetryPolicy:
+    return retrying.DEFAULT if max_failures is None else replace(retrying.DEFAULT, max_failures=max_failures)
+
+
+def _seconds(duration: float | timedelta) -> float:
+    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)

@@ -1,0 +1,77 @@
+"""How a pass ends: the terminal event that a result amounts to, or the suspension that the parked calls amount to."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from perdure.core import event as ev
+from perdure.core import journal
+from perdure.core.alarm import grace_end
+from perdure.core.codec import MAX_EVENT_BYTES, canonical
+from perdure.core.event import AnyEvent
+from perdure.core.instant import Instant, later
+from perdure.core.machine import JobState
+from perdure.engine.calls import Call
+from perdure.engine.failure import job_failure, value_failure
+from perdure.engine.values import plain
+from perdure.errors import CodeChanged, Malformed, TooLarge
+from perdure.ids import Digest
+
+MAX_WAITING: Final = 200
+RESULT: Final = "result"  # the output that a returned value is, where the workflow named none
+_ENVELOPE_BYTES: Final = 1024
+
+
+def terminal(
+    job: JobState, value: Any, error: BaseException | None, log: Sequence[AnyEvent]
+) -> ev.CompletedData | ev.FailedData | ev.CancelledData:
+    """The end of a job whose body returned `value` or raised `error`. After a cancel everything is `job.cancelled`."""
+    fingerprint = _fingerprint(job)
+    if job.cancel is not None:
+        return ev.CancelledData(
+            fingerprint=fingerprint, by=job.cancel.by, reason=job.cancel.reason or "cancelled_by_user"
+        )
+    if error is not None:
+        return ev.FailedData(error=job_failure(error), failures=job.failures, fingerprint=fingerprint)
+    outputs = dict(job.outputs)
+    try:
+        if value is not None and not outputs:
+            outputs[RESULT] = plain(value)
+        if (size := len(canonical(outputs))) > MAX_EVENT_BYTES - _ENVELOPE_BYTES:
+            raise TooLarge(f"the job's outputs are {size} bytes together, at most {MAX_EVENT_BYTES - _ENVELOPE_BYTES}")
+    except Malformed as exc:
+        return ev.FailedData(error=value_failure(exc), failures=job.failures, fingerprint=fingerprint)
+    return ev.CompletedData(outputs=outputs, fingerprint=fingerprint, usage=journal.usage(log))
+
+
+def asleep(calls: Iterable[Call]) -> ev.SuspendedData:
+    """The suspension of a job whose branches all wait in `calls`: the earliest MAX_WAITING, and how many more."""
+    waits = [wait for call in calls if (wait := call.waiting()) is not None]
+    waits.sort(key=lambda w: (w.until or "~", w.path, w.name or "", w.occurrence or 0))
+    return ev.SuspendedData(
+        waiting=tuple(waits[:MAX_WAITING]),
+        more=max(0, len(waits) - MAX_WAITING),
+        wake_at=min((w.until for w in waits if w.until is not None), default=None),
+    )
+
+
+def handed_on() -> ev.SuspendedData:
+    """The suspension of a job whose runner is going away: any runner may go on at once."""
+    return ev.SuspendedData(waiting=(ev.Waiting(kind="runner"),))
+
+
+def unmatched(error: CodeChanged, log: Sequence[AnyEvent], now: Instant) -> ev.SuspendedData:
+    """The suspension of a job whose log this code does not fit: looked at again after a back-off, or on demand."""
+    until = later(now, journal.code_back_off(log))
+    wait = ev.Waiting(kind="code", path=error.path, expected=error.expected, found=error.found, until=until)
+    return ev.SuspendedData(waiting=(wait,), wake_at=until)
+
+
+def instants(job: JobState) -> list[Instant | None]:
+    """When time decides something about a job that runs: its deadline, the end of a grace, its requests' deadlines."""
+    deadline = job.submitted.deadline_at if job.submitted is not None else None
+    return [deadline, grace_end(job), *(r.expires_at for r in job.asked.values())]
+
+
+def _fingerprint(job: JobState) -> Digest:
+    assert job.fingerprint is not None, "a job that runs was submitted"
+    return job.fingerprint
