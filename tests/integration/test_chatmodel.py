@@ -8,18 +8,26 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from perdure.clock import SystemClock
+from perdure.core import codec
+from perdure.core import event as ev
 from perdure.core.event import Usage
+from perdure.core.graph import spec
 from perdure.engine.components.chat_model import ModelInputs, chat_model
 from perdure.engine.components.endpoint import ModelEndpoint
+from perdure.engine.components.registry import builtin
+from perdure.engine.graph import graph_workflow
 from perdure.engine.result import Result
+from perdure.engine.workflow import Workflow
 from perdure.errors import Malformed, Retryable, Terminal
 from perdure.testing.chatmodel import SIGNATURE, ChatModel, answer_to, tokens_of
+from perdure.testing.memory import MemoryJob
 
 KEY = "sk-canary-5e1f00d"
 
@@ -230,6 +238,51 @@ def test_a_key_that_would_break_a_header_is_refused_without_being_shown() -> Non
     with pytest.raises(Malformed) as caught:
         ModelEndpoint(url="http://h/v1", key="secret\r\nX-Evil: 1")
     assert "secret" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------- as a step of a flow
+
+
+def approval(model: ChatModel, key: str) -> Workflow:
+    definition = json.loads((Path(__file__).parents[2] / "examples" / "content_approval.json").read_text())
+    return graph_workflow(spec.parse(definition), builtin(ModelEndpoint(url=model.url, key=key, name="small")))
+
+
+async def test_a_flow_gets_its_text_after_a_500_and_a_broken_stream(model: ChatModel) -> None:
+    model.fail("500", "cut")
+    job = MemoryJob(input="tea for two")
+    await job.run(approval(model, KEY))
+    assert [failed.error.code for failed in job.events(ev.StepFailed)] == ["model_unavailable", "model_answer_broken"]
+    assert job.open_request("review").proposal == answer_to("tea for two")
+    job.answer("review", "approve")
+    end = await job.run(approval(model, KEY))
+    assert isinstance(end, ev.JobCompleted)
+    assert end.data.outputs == {"post": answer_to("tea for two")}
+    assert len(model.calls) == 3  # the answered request called nobody again
+    drafted = next(done for done in job.events(ev.StepCompleted) if done.step == "draft")
+    assert drafted.usage is not None
+    assert drafted.usage.output_tokens == len(tokens_of(answer_to("tea for two")))
+
+
+async def test_the_tokens_of_a_flow_join_to_its_text(model: ChatModel) -> None:
+    job = MemoryJob(input="tea")
+    await job.run(approval(model, KEY))
+    shown = [data for kind, data in job.deltas if kind == "delta.text"]
+    assert "".join(data["text"] for data in shown) == answer_to("tea")
+    assert [data["pos"] for data in shown] == [
+        sum(len(before["text"]) for before in shown[:place]) for place in range(len(shown))
+    ]
+
+
+async def test_a_refused_key_fails_the_job_and_is_nowhere_in_its_log(model: ChatModel) -> None:
+    wrong = "sk-wrong-canary"
+    job = MemoryJob(input="tea")
+    end = await job.run(approval(model, wrong))
+    assert isinstance(end, ev.JobFailed)
+    assert (end.data.error.code, end.data.error.step) == ("model_unauthorized", "draft")
+    assert model.authorizations == [f"Bearer {wrong}"]  # it did reach the endpoint, once
+    everything = b"".join(codec.encode(event) for event in job.log) + repr(job.deltas).encode()
+    assert wrong.encode() not in everything
 
 
 # ------------------------------------------------------------------------------------- the server as a process
