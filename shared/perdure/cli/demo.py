@@ -21,7 +21,7 @@ from cyclopts import Parameter
 
 from perdure.cli.examples import example
 from perdure.cli.people import ask_on_terminal
-from perdure.cli.render import EventPrinter, words
+from perdure.cli.render import EventPrinter, describe, words
 from perdure.cli.session import Exit, Printer
 from perdure.client import Client, Delta, Event, Frame, UnknownEvent
 from perdure.clock import Clock, SystemClock
@@ -131,6 +131,8 @@ class Story:
                     raise Otherwise("the model step ended before its runner could be killed")
                 if isinstance(word, ev.AttemptStarted) and word.attempt > 1:
                     break
+        if self._log[-1].status in TERMINAL:
+            raise Otherwise(f"it ended with {ev.type_of(self._log[-1])}: {describe(self._log[-1])}")
         self.check(
             self._killed_at is not None, f"the runner was killed while tokens flowed ({self._tokens[1]} had come)"
         )
