@@ -56,11 +56,12 @@ check: $(STAMP)
 
 # The environment's own package sources stay out of the files: versions and hashes, no host, no path of a machine.
 COMPILE = env -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX -u UV_EXTRA_INDEX_URL UV_NO_CONFIG=1 \
-  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade pyproject.toml
+  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade
 
 lock: $(STAMP)
-	$(COMPILE) --extra dev --output-file requirements/dev.lock
-	$(COMPILE) --constraints requirements/dev.lock --output-file requirements/base.lock
+	$(COMPILE) pyproject.toml --extra dev --output-file requirements/dev.lock
+	$(COMPILE) pyproject.toml --constraints requirements/dev.lock --output-file requirements/base.lock
+	echo hatchling | $(COMPILE) - --constraints requirements/dev.lock --output-file requirements/build.lock
 	$(BIN)/python .ci/check_locks.py
 
 clean:

@@ -41,10 +41,13 @@ def main() -> int:
     """Print each complaint; 1 when there is one."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     base, dev = project["dependencies"], project["optional-dependencies"]["dev"]
-    base_lock, dev_lock = ROOT / "requirements/base.lock", ROOT / "requirements/dev.lock"
-    found = complaints(base_lock, base) + complaints(dev_lock, base + dev)
-    tested = pins(dev_lock)
-    found += [f"{n} differs between the locks" for n, v in pins(base_lock).items() if v != tested.get(n)]
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    locks = ROOT / "requirements"
+    found = complaints(locks / "dev.lock", base + dev)
+    tested = pins(locks / "dev.lock")
+    for lock, ranges in ((locks / "base.lock", base), (locks / "build.lock", build)):
+        found += complaints(lock, ranges)
+        found += [f"{n} of {lock.name} is not what dev.lock tests" for n, v in pins(lock).items() if v != tested.get(n)]
     sys.stdout.writelines(f"{line} (make lock)\n" for line in found)
     return bool(found)
 
