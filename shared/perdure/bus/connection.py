@@ -7,7 +7,7 @@ reconnect attempts says: `on_closed` is told then, and nothing on this connectio
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -119,7 +119,8 @@ class Bus:
         if not self.nc.is_connected:  # looked at first: nats-py keeps a future for each request that it refuses
             raise Unavailable("not connected to the broker")
         try:
-            return await self.nc.request(subject, body, timeout=within, headers=dict(headers) if headers else None)
+            with _cancellable():
+                return await self.nc.request(subject, body, timeout=within, headers=dict(headers) if headers else None)
         except nats.errors.OutboundBufferLimitError as exc:
             # With pending_size=0 nats-py raises this before a byte is written or kept: surely not sent.
             raise Unavailable("not connected to the broker") from exc
@@ -172,8 +173,9 @@ class Bus:
         if not self.nc.is_connected:
             raise Unavailable("not connected to the broker")
         try:
-            async with asyncio.timeout(within):
-                await self.nc.flush()
+            with _cancellable():
+                async with asyncio.timeout(within):
+                    await self.nc.flush()
         except (nats.errors.Error, TimeoutError, OSError) as exc:
             raise Unavailable("the broker does not answer") from exc
 
@@ -190,6 +192,16 @@ class Bus:
                 await self.clock.sleep(MEASURE_AGAIN_SECONDS)
             else:
                 await self.clock.sleep(MEASURE_SECONDS)
+
+
+@contextlib.contextmanager
+def _cancellable() -> Iterator[None]:
+    """Raise the cancellation that nats-py lost: `wait_for` of Python 3.11 swallows one that meets the answer."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    yield
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 @asynccontextmanager

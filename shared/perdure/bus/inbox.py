@@ -1,0 +1,36 @@
+"""What becomes of requests, told on `inbox.<tenant>.request`: at least once, so receivers drop by `id`."""
+
+from collections.abc import Iterable
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from perdure.bus import subject as names
+from perdure.bus.connection import Bus
+from perdure.core import event as ev
+from perdure.core.instant import Instant
+from perdure.ids import JobId, Tenant
+
+FORMAT: Final = 1
+
+Kind = Literal["asked", "restated", "voted", "answered", "expired", "withdrawn"]
+
+
+class News(Struct, frozen=True, kw_only=True):
+    """One message. `id` is the event's id; where one event tells of several requests, `<request id>:<kind>`."""
+
+    v: int = FORMAT
+    id: str
+    kind: Kind
+    job_id: JobId
+    seq: int
+    request: ev.Request
+    at: Instant
+
+
+async def tell(bus: Bus, news: Iterable[tuple[Tenant, News]]) -> None:
+    """Publish all of `news`, in order, and wait until the broker has seen it. Raises Unavailable: tell all again."""
+    for tenant, one in news:
+        await bus.publish(names.inbox_subject(tenant), msgspec.json.encode(one))
+    await bus.flush()
