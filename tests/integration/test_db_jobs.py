@@ -127,12 +127,10 @@ async def test_a_tombstone_leaves_the_row_that_is_there(database: Database) -> N
 
 async def test_a_quarantined_row_is_swept_by_nobody_until_it_folds_again(database: Database) -> None:
     submitted, started, *_ = a_life()
-    story = Story()
-    last = story.submitted()
     await write(database, submitted)
     async with database.transaction() as conn:
-        assert await jobs.quarantine(conn, REF, "broken", last, StreamSeq(10))
-        assert not await jobs.quarantine(conn, REF, "broken", last, StreamSeq(10))
+        assert await jobs.quarantine(conn, REF, "broken", BEGIN, StreamSeq(10))
+        assert not await jobs.quarantine(conn, REF, "broken", BEGIN, StreamSeq(10))
         assert await jobs.ready(conn, later(BEGIN, 9), limit=10) == []
         assert await jobs.overdue(conn, later(BEGIN, 99999), limit=10) == []
     await write(database, started)
@@ -142,12 +140,11 @@ async def test_a_quarantined_row_is_swept_by_nobody_until_it_folds_again(databas
 async def test_a_log_that_was_broken_from_its_first_event_has_a_row(database: Database) -> None:
     story = Story()
     story.submitted()
-    started = story.started()
     async with database.transaction() as conn:
-        assert await jobs.quarantine(conn, REF, "unsupported", started, StreamSeq(10))
+        assert await jobs.quarantine(conn, REF, "unsupported", BEGIN, StreamSeq(10))
         assert await jobs.unsupported(conn) == [REF]
     stored = await row(database)
-    assert (stored.seq, stored.status, stored.quarantined) == (0, Status.RUNNING, "unsupported")
+    assert (stored.seq, stored.status, stored.quarantined) == (0, Status.QUEUED, "unsupported")
     assert await write(database, story.state)
     assert (await row(database)).flow_name == "story"
 

@@ -13,7 +13,7 @@ from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant
 from perdure.core.machine import JobState
 from perdure.db.page import Page, PageKey, keyset
-from perdure.db.record import record
+from perdure.db.record import record, storable
 from perdure.db.schema import insert, requests
 from perdure.ids import FlowId, JobId, JobRef, Principal, RequestId, Tenant
 
@@ -169,10 +169,10 @@ def _values(ref: JobRef, flow: ev.FlowRef, change: Change) -> dict[str, object]:
         "status": change.status,
         "revision": request.revision,
         "kind": request.kind,
-        "name": request.name,
-        "title": request.title,
+        "name": storable(request.name),
+        "title": storable(request.title),
         "flow_id": flow.id,
-        "flow_name": flow.name,
+        "flow_name": storable(flow.name),
         "record": msgspec.json.encode(request).decode(),
         "asked_at": request.asked_at,
         "expires_at": request.expires_at,
@@ -180,7 +180,7 @@ def _values(ref: JobRef, flow: ev.FlowRef, change: Change) -> dict[str, object]:
         "settled_at": change.settled_at,
         "settled_seq": change.settled_seq,
         "settled_by": change.settled_by,
-        "action": change.action,
+        "action": storable(change.action),
     }
 
 

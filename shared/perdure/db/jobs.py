@@ -16,9 +16,12 @@ from perdure.core.instant import Instant
 from perdure.core.machine import JobState
 from perdure.core.reason import reason
 from perdure.db.page import Page, PageKey, keyset
-from perdure.db.record import record
+from perdure.db.record import record, storable
 from perdure.db.schema import insert, job_tags, jobs
 from perdure.ids import Digest, FlowId, JobId, JobRef, Principal, Queue, RequestId, StreamSeq, Tenant
+
+Quarantine = Literal["broken", "unsupported"]
+"""Why a log cannot be folded: it is broken, or only a newer version can read it."""
 
 
 class ShortRequest(Struct, frozen=True, omit_defaults=True):
@@ -48,7 +51,7 @@ class JobRow(Struct, frozen=True, kw_only=True):
     owner: Principal | None
     session_id: str | None
     queue: Queue | None
-    priority: str | None
+    priority: Literal["low", "normal", "high"] | None
     tags: dict[str, str]
     parent: ev.Parent | None
     attempt: int
@@ -69,7 +72,7 @@ class JobRow(Struct, frozen=True, kw_only=True):
     outputs: dict[str, Any] | None  # Any: what users' flows make
     error: ev.Failure | None
     usage: ev.Usage | None
-    quarantined: str | None
+    quarantined: Quarantine | None
     deleted_at: Instant | None
 
     @property
@@ -128,22 +131,19 @@ async def upsert(conn: AsyncConnection, ref: JobRef, state: JobState, stream_seq
 
 
 async def quarantine(
-    conn: AsyncConnection, ref: JobRef, why: str, last: ev.AnyEvent, at: StreamSeq, *, epoch: int = 1
+    conn: AsyncConnection, ref: JobRef, why: Quarantine, noticed_at: Instant, at: StreamSeq, *, epoch: int = 1
 ) -> bool:
-    """Mark the row of a log that cannot be folded, as `broken` or `unsupported`; whether it is news. `last` is the
-    event at which it was noticed: it makes a row when there is none yet. Nobody rings a quarantined job.
+    """Mark the row of a log that cannot be folded; whether that is news. Where there is no row yet it makes one, with
+    nothing but the instant and the stream sequence at which it was noticed. Nobody rings a quarantined job.
     """
     known = (await conn.execute(select(jobs.c.quarantined).where(_is(ref)))).first()
     if known is not None:
-        if known[0] == why:
-            return False
         await conn.execute(update(jobs).where(_is(ref)).values(quarantined=why))
-        return True
-    ended = last.at if last.status in ev.TERMINAL else None
+        return bool(known[0] != why)
     values = {
-        "tenant": ref.tenant, "job_id": ref.job, "epoch": epoch, "seq": 0, "stream_seq": at, "status": last.status,
-        "tags": "{}", "attempt": last.attempt, "failures": 0, "created_at": last.at, "updated_at": last.at,
-        "ended_at": ended, "waiting": "[]", "requests": "[]", "open_requests": 0, "quarantined": why,
+        "tenant": ref.tenant, "job_id": ref.job, "epoch": epoch, "seq": 0, "stream_seq": at, "status": Status.QUEUED,
+        "tags": "{}", "attempt": 0, "failures": 0, "created_at": noticed_at, "updated_at": noticed_at,
+        "waiting": "[]", "requests": "[]", "open_requests": 0, "quarantined": why,
     }  # fmt: skip
     await conn.execute(insert(conn, jobs).values(values))
     return True
@@ -253,11 +253,11 @@ def _values(ref: JobRef, job: JobState, asked: ev.SubmittedData, at: StreamSeq, 
         "status": job.status,
         "reason": reason(job),
         "flow_id": asked.flow.id,
-        "flow_name": asked.flow.name,
+        "flow_name": storable(asked.flow.name),
         "flow_version": asked.flow.version,
         "flow_kind": asked.flow.kind,
         "owner": asked.owner,
-        "session_id": asked.session_id,
+        "session_id": storable(asked.session_id),
         "queue": asked.queue,
         "priority": asked.priority,
         "tags": _json(asked.tags),

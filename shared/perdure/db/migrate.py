@@ -1,6 +1,7 @@
 """Migrations from the wheel or the checkout: upgrade, downgrade (tests), and which revision a database is at.
 
-`migrations/env.py` uses `asyncio.run`, so none of these is called where a loop runs: use `asyncio.to_thread` there.
+`migrations/env.py` uses `asyncio.run`, so nothing here but `revision` is called where a loop runs: use
+`asyncio.to_thread` there.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 import perdure
 from perdure.db.engine import open_database
@@ -19,19 +21,19 @@ from perdure.db.engine import open_database
 _one: Final = threading.Lock()  # Alembic keeps what it works on in globals; other processes wait in the database
 
 
-def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database at `url` up to `revision`. Many may call at once: one does the work, the others wait.
+def upgrade(url: str, to: str = "head") -> None:
+    """Bring the database at `url` up to the revision `to`. Many may call at once: one does the work, the others wait.
 
     Raises Unavailable while the database cannot be reached, Malformed for a URL that is none.
     """
     with _one:
-        command.upgrade(_config(url), revision)
+        command.upgrade(_config(url), to)
 
 
-def downgrade(url: str, revision: str) -> None:
-    """Take the database at `url` down to `revision` ("base": no tables)."""
+def downgrade(url: str, to: str) -> None:
+    """Take the database at `url` down to the revision `to` ("base": no tables)."""
     with _one:
-        command.downgrade(_config(url), revision)
+        command.downgrade(_config(url), to)
 
 
 def current(url: str) -> str | None:
@@ -39,16 +41,21 @@ def current(url: str) -> str | None:
 
     async def ask() -> str | None:
         async with open_database(url) as database, database.read() as conn:
-            return await conn.run_sync(lambda c: MigrationContext.configure(c).get_current_revision())
+            return await revision(conn)
 
     return asyncio.run(ask())
 
 
+async def revision(conn: AsyncConnection) -> str | None:
+    """The revision of the database behind `conn`, None before the first migration: for whoever has it open."""
+    return await conn.run_sync(lambda c: MigrationContext.configure(c).get_current_revision())
+
+
 def head() -> str:
     """The newest revision that this version of Perdure brings along."""
-    revision = ScriptDirectory.from_config(_config("")).get_current_head()
-    assert revision is not None  # there is at least 0001
-    return revision
+    newest = ScriptDirectory.from_config(_config("")).get_current_head()
+    assert newest is not None  # there is at least 0001
+    return newest
 
 
 def _config(url: str) -> Config:
