@@ -1,0 +1,43 @@
+"""Rings the doorbells that were lost: for each open job that is runnable by its fold and has no doorbell in WORK.
+
+No age, no clock, no leader: rows name the candidates, the broker says whether a doorbell is there, the log says whether
+one must be. Two sweepers at the same instant may ring twice, which is one doorbell too many and no harm.
+"""
+
+from perdure import probe
+from perdure.db import jobs
+from perdure.db.engine import Database
+from perdure.db.jobs import JobRow
+from perdure.db.page import PageKey
+from perdure.jobs.desk import Desk
+from perdure_sweeper.duties.look import ROWS, each, load, ring_if_runnable
+
+
+class LostDoorbells:
+    """The duty; `run_once` looks at every candidate once."""
+
+    def __init__(self, database: Database, desk: Desk) -> None:
+        self._database = database
+        self._desk = desk
+
+    async def run_once(self) -> int:
+        """How many doorbells were rung. Raises Unavailable."""
+        rung = 0
+        after: PageKey | None = None
+        now = self._desk.clock.broker_now()
+        while True:
+            async with self._database.read() as conn:
+                rows = await jobs.ready(conn, now, limit=ROWS, after=after)
+            probe.hit("sweep.after_scan")
+            rung += await each(rows, self._look)
+            if len(rows) < ROWS:
+                return rung
+            after = (rows[-1].ready_at or now, rows[-1].job_id)
+
+    async def _look(self, row: JobRow) -> bool:
+        if row.queue is None or row.priority is None:
+            return False
+        if await self._desk.doorbells.exists(row.ref, row.queue, row.priority):
+            return False
+        job = await load(self._desk, row.ref)
+        return job is not None and await ring_if_runnable(self._desk, job)

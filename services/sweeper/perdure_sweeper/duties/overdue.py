@@ -1,0 +1,64 @@
+"""Does what time has decided and nobody else has done: requests that expire, timers, deadlines, the grace of a cancel.
+
+Alarms ring runners for the same; this is the backstop when one was lost, when its instant was too far to be armed, and
+for queues that nobody serves. Whoever appends first wins: the others meet it as news and decide again.
+"""
+
+from collections.abc import Callable
+
+from perdure import log as logs
+from perdure import probe
+from perdure.core.alarm import due
+from perdure.core.event import AnyData, type_of
+from perdure.core.machine import JobState
+from perdure.db import jobs
+from perdure.db.engine import Database
+from perdure.db.jobs import JobRow
+from perdure.db.page import PageKey
+from perdure.jobs.desk import Desk
+from perdure_sweeper.duties.look import ROWS, each, load, ring_if_runnable
+
+log = logs.get(__name__)
+
+
+class Overdue:
+    """The duty; `run_once` looks at every overdue row once. `clock_known` says whether the broker's time is known:
+    while it is not, nothing is declared due.
+    """
+
+    def __init__(self, database: Database, desk: Desk, clock_known: Callable[[], bool]) -> None:
+        self._database = database
+        self._desk = desk
+        self._clock_known = clock_known
+
+    async def run_once(self) -> int:
+        """For how many jobs something was appended. Raises Unavailable."""
+        if not self._clock_known():
+            return 0
+        done = 0
+        after: PageKey | None = None
+        now = self._desk.clock.broker_now()
+        while True:
+            async with self._database.read() as conn:
+                rows = await jobs.overdue(conn, now, limit=ROWS, after=after)
+            probe.hit("sweep.after_scan")
+            done += await each(rows, self._look)
+            if len(rows) < ROWS:
+                return done
+            after = (rows[-1].next_due_at or now, rows[-1].job_id)
+
+    async def _look(self, row: JobRow) -> bool:
+        job = await load(self._desk, row.ref)
+        if job is None:
+            return False
+        appended = 0
+        while (stored := await job.append(self._due)) is not None:
+            probe.hit("time.after_append")
+            appended += 1
+            log.info("overdue", tenant=row.tenant, job_id=row.job_id, type=type_of(stored.event))
+        if appended:
+            await ring_if_runnable(self._desk, job)
+        return appended > 0
+
+    def _due(self, state: JobState) -> AnyData | None:
+        return due(state, self._desk.clock.broker_now())

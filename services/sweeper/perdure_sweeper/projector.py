@@ -1,0 +1,202 @@
+"""Logs to rows, one shard: a batch of events and the position behind it in one transaction, so none is lost or skipped.
+
+    scan after `applied` ─ fold ─ [ lock the position: still the same? ─ rows, each guarded by its seq ─ position ]
+    ─ commit ─ tell `inbox.<tenant>.request` ─ [ `announced` ]
+
+Any number of projectors may work on a shard: who finds the position moved drops its batch and reads on from there. A
+crash before the commit repeats the batch, one after it repeats the telling (receivers drop by id). A stream that is
+another one than the position says (made anew, or a restored backup) is projected again from 0 in the next *epoch*: rows
+of an older epoch give way whatever their seq, for the log is the truth even when it has become shorter.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, assert_never
+
+from msgspec.structs import replace
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from perdure import log as logs
+from perdure import probe
+from perdure.bus import subject as names
+from perdure.bus.connection import Bus
+from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.inbox import News, tell
+from perdure.db import inbox, jobs, positions
+from perdure.db.engine import Database
+from perdure.db.positions import Position
+from perdure.errors import Unavailable
+from perdure.ids import JobRef, StreamSeq, Tenant
+from perdure_sweeper.folds import Entry, Folded, Folds, Stuck
+
+BATCH: Final = 500
+
+log = logs.get(__name__)
+
+
+class Projector:
+    """The projection of one shard."""
+
+    def __init__(self, database: Database, eventlog: EventLog, bus: Bus, shard: int, shards: int) -> None:
+        self.shard = shard
+        self.healthy = False  # whether the last step went through
+        self._database = database
+        self._eventlog = eventlog
+        self._bus = bus
+        self._shards = shards
+        self._folds = Folds(eventlog)
+        self._position: Position | None = None  # None: look, and check the stream, first
+        self._behind: StreamSeq | None = None  # where `announced` was found behind `applied`, waiting for who tells
+
+    def recheck(self) -> None:
+        """The broker was away: before the next step see whether the stream is still the same."""
+        self._position = None
+
+    async def step(self) -> int:
+        """Project one batch; how many entries it held, 0 at the end of the stream. Raises Unavailable: do it again."""
+        try:
+            done = await self._step()
+        except Unavailable:
+            self.healthy = False
+            self._position = None  # the commit may have happened
+            raise
+        self.healthy = True
+        return done
+
+    async def _step(self) -> int:
+        position = self._position if self._position is not None else await self._check()
+        batch = await self._eventlog.scan(self.shard, position.applied, BATCH)
+        probe.hit("project.after_read")
+        if not batch:
+            if position.announced < position.applied:
+                await self._catch_up()
+            return 0
+        folded = await self._folds.fold(batch)
+        self._position, mine = await self._commit(position, batch, folded)
+        if mine and self._position is not None:
+            probe.hit("project.after_commit")
+            self._folds.keep(folded)
+            await self._tell(position.applied, self._position, folded)
+        return len(batch)
+
+    async def _commit(
+        self, read_at: Position, batch: Sequence[Entry], folded: Mapping[JobRef, Folded | Stuck]
+    ) -> tuple[Position | None, bool]:
+        """Write the rows and move the position; whether that was done. Where another sweeper was quicker it is not, and
+        the position is as that one left it, None when the shard is projected anew meanwhile.
+        """
+        last = batch[-1]
+        async with self._database.transaction() as conn:
+            position = await positions.get(conn, self.shard, lock=True)
+            if position is None or position.epoch != read_at.epoch:
+                return None, False
+            if position.applied != read_at.applied:
+                return position, False
+            for ref, job in folded.items():
+                await _write(conn, ref, job, position.epoch)
+            nothing_to_tell = position.announced >= position.applied and not any(_news(folded))
+            position = replace(
+                position,
+                applied=last.at,
+                event_id=last.event.id if isinstance(last, Stored) else None,
+                announced=last.at if nothing_to_tell else position.announced,
+            )
+            await positions.put(conn, position)
+            probe.hit("project.before_commit")
+        return position, True
+
+    async def _tell(self, after: StreamSeq, moved: Position, folded: Mapping[JobRef, Folded | Stuck]) -> None:
+        """Tell the news of the batch that was committed behind `after`, then that they were told."""
+        if not any(_news(folded)):
+            return
+        await tell(self._bus, _news(folded))
+        probe.hit("project.after_announce")
+        if moved.announced < after:  # somebody else has not told what came before: whoever catches up tells both
+            return
+        async with self._database.transaction() as conn:
+            await positions.announce(conn, self.shard, moved.epoch, moved.applied)
+        self._position = replace(moved, announced=moved.applied)
+
+    async def _catch_up(self) -> None:
+        """Tell what was projected and perhaps not told, by a sweeper that died or lost the broker in between.
+
+        At the first look it waits for the next one: the sweeper that committed may be telling it just now.
+        """
+        async with self._database.read() as conn:
+            position = await positions.get(conn, self.shard)
+        self._position = position
+        if position is None or position.announced >= position.applied or position.announced != self._behind:
+            self._behind = None if position is None else position.announced
+            return
+        batch = await self._eventlog.scan(self.shard, position.announced, BATCH)
+        batch = [entry for entry in batch if entry.at <= position.applied]
+        await tell(self._bus, _news(await Folds(self._eventlog).fold(batch)))
+        upto = batch[-1].at if batch else position.applied
+        async with self._database.transaction() as conn:
+            await positions.announce(conn, self.shard, position.epoch, upto)
+        self._position, self._behind = replace(position, announced=upto), upto
+
+    async def _check(self) -> Position:
+        """The position of the shard, set back to 0 in the next epoch when the stream is another one than it says."""
+        info = await self._eventlog.info(self.shard)
+        async with self._database.transaction() as conn:
+            position = await positions.ensure(conn, self.shard, info.created_at)
+        if position.stream_created_at != info.created_at:
+            position = await self._start_again(position, info.created_at, StreamSeq(0))
+        elif position.applied > info.last or await self._is_another(position):
+            position = await self._start_again(position, info.created_at, min(position.announced, info.last))
+        self._folds.clear()
+        await self._retry_unsupported(position.epoch)
+        return position
+
+    async def _is_another(self, position: Position) -> bool:
+        """Whether another event lies at `applied` than the one that was projected. A purged one is no sign of it."""
+        if position.event_id is None:
+            return False
+        return await self._eventlog.same(self.shard, position.applied, position.event_id) is False
+
+    async def _start_again(self, old: Position, created_at: str, announced: StreamSeq) -> Position:
+        async with self._database.transaction() as conn:
+            found = await positions.get(conn, self.shard, lock=True)
+            if found is not None and found != old:  # another sweeper has seen it too, or has gone on
+                return found
+            log.error("stream replaced, projecting it again", shard=self.shard, epoch=old.epoch + 1)
+            position = Position(
+                shard=self.shard,
+                epoch=old.epoch + 1,
+                applied=StreamSeq(0),
+                event_id=None,
+                stream_created_at=created_at,
+                announced=announced,
+            )
+            await inbox.forget_pending(conn, self.shard, self._shards)
+            await positions.put(conn, position)
+        return position
+
+    async def _retry_unsupported(self, epoch: int) -> None:
+        """Fold again what an older version could not: this one may."""
+        async with self._database.read() as conn:
+            refs = [ref for ref in await jobs.unsupported(conn) if names.shard_of(ref.job, self._shards) == self.shard]
+        for ref in refs:
+            if (folded := await self._folds.again(ref)) is not None:
+                async with self._database.transaction() as conn:
+                    await _write(conn, ref, folded, epoch)
+
+
+async def _write(conn: AsyncConnection, ref: JobRef, job: Folded | Stuck, epoch: int) -> None:
+    """One job's rows, unless they are further already."""
+    match job:
+        case Stuck():
+            if await jobs.quarantine(conn, ref, job.why, job.noticed_at, job.at, epoch=epoch):
+                log.error("log quarantined", tenant=ref.tenant, job_id=ref.job, why=job.why, detail=job.detail)
+        case Folded(state=state):
+            if await jobs.upsert(conn, ref, state, job.at, epoch=epoch) and state.submitted is not None:
+                await inbox.write(conn, ref, state.submitted.flow, job.changes)
+        case _:
+            assert_never(job)
+
+
+def _news(folded: Mapping[JobRef, Folded | Stuck]) -> Iterator[tuple[Tenant, News]]:
+    """What a batch has to tell, with whom."""
+    for ref, job in folded.items():
+        if isinstance(job, Folded):
+            yield from ((ref.tenant, one) for one in job.news)

@@ -1,0 +1,53 @@
+"""How the sweeper's loops go round: at once while there is more, else when woken or after a period with jitter."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from perdure import log as logs
+from perdure.clock import Chance, Clock
+from perdure.errors import Unavailable
+
+PERIOD_SECONDS: Final = 2.0
+JITTER: Final = 0.25  # each way, so that several sweepers do not go round together
+AGAIN_SECONDS: Final = 0.5  # after the broker or the database was away
+
+log = logs.get(__name__)
+
+
+def period(chance: Chance) -> float:
+    """Seconds until the next round."""
+    return PERIOD_SECONDS * (1 - JITTER + 2 * JITTER * chance.random())
+
+
+async def repeat(
+    name: str, once: Callable[[], Awaitable[int]], clock: Clock, chance: Chance, woken: asyncio.Event | None = None
+) -> None:
+    """Call `once` for ever, again at once while it says that it did something. While the broker or the database
+    is away it is tried again and again; that is logged when it begins and when it ends.
+    """
+    woken = asyncio.Event() if woken is None else woken
+    away = False
+    while True:
+        woken.clear()
+        try:
+            more = await once()
+        except Unavailable as exc:
+            if not away:
+                log.warning("sweep held up", duty=name, why=str(exc))
+            away = True
+            await clock.sleep(AGAIN_SECONDS * (1 + chance.random()))
+            continue
+        if away:
+            log.info("sweep goes on", duty=name)
+        away = False
+        if not more:
+            await _wait(woken, period(chance))
+
+
+async def _wait(woken: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await woken.wait()
+    except TimeoutError:
+        return
