@@ -5,49 +5,26 @@ import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from perdure.cli.examples import example
-from perdure.client import Client, Frame
+from perdure.client import Client
 from perdure.errors import NotFound
 from perdure.local.launch import UpFailed, UpProcess, launched
+from perdure.testing import whole
 from perdure.testing.chatmodel import ChatModel
 
 Up = Callable[..., AbstractAsyncContextManager[UpProcess]]
-ClientOf = Callable[[UpProcess], Client]
 Eventually = Callable[..., Awaitable[None]]
+FLOW = example("content_approval")
 NAMES = {"gateway", "runner-1", "sweeper", "nats"}
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and nobody has asked for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
-    except FileNotFoundError:
-        return False
 
 
 def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text()
-
-
-async def submit(client: Client, text: str = "hello", **options: str) -> str:
-    flow = await client.push_flow("content_approval", example("content_approval"))
-    return (await client.submit(flow.name, text, **options)).id  # type: ignore[arg-type]  # texts only
-
-
-async def until_asked(client: Client, job: str) -> list[Frame]:
-    """The job's events up to the one that says that it sleeps."""
-    async with asyncio.timeout(60), aclosing(client.events(job, until="suspended").frames()) as frames:
-        return [frame async for frame in frames if frame.seq is not None]
-
-
-async def rest(client: Client, job: str, after: int) -> list[Frame]:
-    async with asyncio.timeout(60), aclosing(client.events(job, after=after).frames()) as frames:
-        return [frame async for frame in frames if frame.seq is not None]
 
 
 async def approve(client: Client, job: str) -> None:
@@ -56,22 +33,22 @@ async def approve(client: Client, job: str) -> None:
 
 
 async def test_the_main_job_runs_and_sigterm_ends_everything_in_order(
-    up: Up, client_of: ClientOf, model: ChatModel, eventually: Eventually
+    up: Up, model: ChatModel, eventually: Eventually
 ) -> None:
     async with up() as running:
         pids = running.processes()
         assert set(pids) == NAMES
-        async with client_of(running) as client:
-            job = await submit(client, "the text of this test", idempotency_key="k")
-            before = await until_asked(client, job)
+        async with whole.client_of(running) as client:
+            job = await whole.submit(client, FLOW, "the text of this test", key="k")
+            before = await whole.events(client, job, until="suspended")
             await approve(client, job)
-            after = await rest(client, job, before[-1].seq or 0)
+            after = await whole.events(client, job, before[-1].seq or 0)
             assert [f.seq for f in before + after] == list(range(1, len(before + after) + 1))
             assert after[-1].type == "job.completed"
             found = await client.job(job)
             assert found.outputs is not None
             assert "the text of this test" in found.outputs["post"]
-            assert await submit(client, "the text of this test", idempotency_key="k") == job
+            assert await whole.submit(client, FLOW, "the text of this test", key="k") == job
             assert len(model.calls) == 1
 
             async def listed() -> bool:
@@ -79,7 +56,7 @@ async def test_the_main_job_runs_and_sigterm_ends_everything_in_order(
 
             await eventually(listed)
         assert await running.stop() == 0
-    assert not [name for name, pid in pids.items() if alive(pid)]
+    assert not [name for name, pid in pids.items() if whole.alive(pid)]
     stops = [json.loads(line) for line in running.log.read_text().splitlines() if '"event": "stopped"' in line]
     assert [(line["service"], line["exit_code"]) for line in stops] == [
         ("gateway", 0),
@@ -89,10 +66,8 @@ async def test_the_main_job_runs_and_sigterm_ends_everything_in_order(
     ]
 
 
-async def test_each_process_that_is_killed_is_started_again_and_work_goes_on(
-    up: Up, client_of: ClientOf, eventually: Eventually
-) -> None:
-    async with up() as running, client_of(running) as client:
+async def test_each_process_that_is_killed_is_started_again_and_work_goes_on(up: Up, eventually: Eventually) -> None:
+    async with up() as running, whole.client_of(running) as client:
         first = running.processes()
         for name in sorted(NAMES):
             running.kill(name)
@@ -100,43 +75,43 @@ async def test_each_process_that_is_killed_is_started_again_and_work_goes_on(
             lambda: set(now := running.processes()) == NAMES and not set(now.values()) & set(first.values()),
             within_seconds=30,
         )
-        job = await submit(client)
-        await until_asked(client, job)
+        job = await whole.submit(client, FLOW, "hello")
+        await whole.events(client, job, until="suspended")
         assert running.process.returncode is None
 
 
 async def test_nothing_outlives_a_supervisor_that_is_killed_and_the_next_start_goes_on(
-    up: Up, client_of: ClientOf, eventually: Eventually
+    up: Up, eventually: Eventually
 ) -> None:
-    async with up() as running, client_of(running) as client:
+    async with up() as running, whole.client_of(running) as client:
         key = running.client.key
-        done, asleep = await submit(client, "one"), await submit(client, "two")
-        before = {job: await until_asked(client, job) for job in (done, asleep)}
+        done, asleep = await whole.submit(client, FLOW, "one"), await whole.submit(client, FLOW, "two")
+        before = {job: await whole.events(client, job, until="suspended") for job in (done, asleep)}
         await approve(client, done)
-        ended = before[done] + await rest(client, done, before[done][-1].seq or 0)
+        ended = before[done] + await whole.events(client, done, before[done][-1].seq or 0)
         pids = running.processes()
         running.process.kill()
         await running.process.wait()
-        await eventually(lambda: not [name for name, pid in pids.items() if alive(pid)])
-    async with up() as again, client_of(again) as client:
+        await eventually(lambda: not [name for name, pid in pids.items() if whole.alive(pid)])
+    async with up() as again, whole.client_of(again) as client:
         assert again.client.key == key
-        assert await rest(client, done, 0) == ended
+        assert await whole.events(client, done, 0) == ended
         assert (await client.job(done)).status == "completed"
-        assert await until_asked(client, asleep) == before[asleep]
+        assert await whole.events(client, asleep, until="suspended") == before[asleep]
         await approve(client, asleep)
-        after = await rest(client, asleep, before[asleep][-1].seq or 0)
+        after = await whole.events(client, asleep, before[asleep][-1].seq or 0)
         assert after[-1].type == "job.completed"
 
 
 async def test_a_second_up_on_the_same_folder_is_refused_and_the_first_lives_on(
-    up: Up, client_of: ClientOf, environ: dict[str, str], tmp_path: Path
+    up: Up, environ: dict[str, str], tmp_path: Path
 ) -> None:
     async with up() as running:
         with pytest.raises(UpFailed, match="exit code 2"):
             async with launched(running.data, environ=environ, log=tmp_path / "second.log"):
                 pass
         assert "is in use by another `perdure up`" in (tmp_path / "second.log").read_text()
-        async with client_of(running) as client:
+        async with whole.client_of(running) as client:
             with pytest.raises(NotFound):
                 await client.job("00000000-0000-0000-0000-000000000000")
 
