@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perdure.core import event as ev
+from perdure.core import verify
 from perdure.core.graph.catalogue import BUILTIN, ComponentSpec, InputPort, OutputPort
 from perdure.core.graph.plan import Planner
 from perdure.core.graph.spec import FORMAT, GraphSpec, parse
@@ -143,6 +144,7 @@ async def test_the_engine_runs_what_the_planner_says_with_a_crash_anywhere(
     end = await job.run(workflow)
     assert isinstance(end, ev.JobCompleted)
     assert [event.status in ev.TERMINAL for event in job.log].count(True) == 1
+    assert verify.log(job.log) == []
     completed = [data.step for data in job.events(ev.StepCompleted)]
     assert sorted(completed) == sorted(started)
     assert sorted(data.step for data in job.events(ev.StepSkipped)) == sorted(skipped)

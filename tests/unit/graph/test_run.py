@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from perdure.core import event as ev
+from perdure.core import verify
 from perdure.core.event import AnyEvent, type_of
 from perdure.core.graph import spec
 from perdure.core.graph.catalogue import BUILTIN, DEFAULT_ACTIONS, outputs_of
@@ -149,6 +150,7 @@ async def test_a_crash_at_any_event_changes_nothing(when: Any) -> None:
         drafted = next(e.seq for e in whole.log if isinstance(e.data, ev.StepCompletedData) and e.data.step == "draft")
         assert len(model.prompts) == (2 if (when, seq) == ("before", drafted) else 1), seq
         assert sum(e.status in ev.TERMINAL for e in died.log) == 1
+        assert verify.log(died.log) == []
 
 
 async def _approved(job: MemoryJob, model: Model, **crash: Any) -> MemoryJob:
