@@ -152,7 +152,8 @@ async def test_a_log_that_was_broken_from_its_first_event_has_a_row(database: Da
 async def test_the_sweeper_sees_each_open_job_once_by_instant(database: Database) -> None:
     for n in range(7):
         story = Story(job=JobId(f"01990000-0000-7000-8000-0000000000{n:02d}"), begin=later(BEGIN, n // 2))
-        story.submitted(deadline_seconds=60)
+        story.submitted(deadline_seconds=60, not_before=story.at)
+        story.state = replace(story.state, updated_at=BEGIN)  # told early, to start at its own instant
         await write(database, story.state, ref=JobRef(MAIN, story.job))
     seen: list[str] = []
     after: PageKey | None = None

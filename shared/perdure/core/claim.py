@@ -14,6 +14,7 @@ from perdure.core.instant import Instant
 from perdure.core.machine import CauseKind, JobState, crashes_at_claim
 
 MAX_CRASHES: Final = 5
+ALWAYS: Final = Instant("1970-01-01T00:00:00.000Z")
 
 
 class Decided(Struct, frozen=True):
@@ -81,10 +82,12 @@ def runnable(job: JobState, now: Instant) -> bool:
 
 
 def ready_at(job: JobState) -> Instant | None:
-    """The instant from which on `runnable` may be true: what the sweeper's query goes by; None: never again."""
+    """The instant from which on `runnable` may be true: what the sweeper's query goes by; None: never again. What is
+    runnable already is so at ALWAYS, whatever anybody's clock says.
+    """
     if job.updated_at is None or job.terminal:
         return None
-    return job.updated_at if runnable(job, job.updated_at) else next_due_at(job)
+    return ALWAYS if runnable(job, job.updated_at) else next_due_at(job)
 
 
 def _resumed(job: JobState) -> Start:
