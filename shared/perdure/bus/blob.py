@@ -49,9 +49,11 @@ async def put(bus: Bus, tenant: Tenant, body: bytes) -> Digest:
 async def get(bus: Bus, tenant: Tenant, digest: Digest) -> bytes:
     """The bytes, checked against their name. Raises NotFound, Unavailable, Malformed when they are damaged."""
     first = await _chunk(bus, tenant, digest, 0)
-    count = int(first.headers[CHUNKS])
+    count = first.headers.get(CHUNKS, "")
+    if not count.isdecimal() or not 0 < int(count) <= MOST_BYTES // CHUNK_BYTES:
+        raise Malformed(f"blob {digest} is damaged")
     parts = [first.body]
-    for number in range(1, count):
+    for number in range(1, int(count)):
         parts.append((await _chunk(bus, tenant, digest, number)).body)
     body = b"".join(parts)
     if digest_of(body) != digest:
