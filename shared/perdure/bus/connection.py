@@ -47,6 +47,16 @@ class _Timed(msgspec.Struct):
 _timed: Final = msgspec.json.Decoder(_Timed)
 
 
+class _Pong(asyncio.Future[bool]):
+    """The answer to a ping. nats-py resolves it without looking: an ordinary future whose waiter has given up raises
+    there, its read loop ends, and the connection is deaf until its own pings go unanswered.
+    """
+
+    def set_result(self, result: bool) -> None:
+        if not self.done():
+            super().set_result(result)
+
+
 class Bus:
     """A connection of one user. Made by `Bus.connect`, closed when that context ends."""
 
@@ -175,7 +185,9 @@ class Bus:
         try:
             with _cancellable():
                 async with asyncio.timeout(within):
-                    await self.nc.flush()
+                    pong = _Pong()
+                    await self.nc._send_ping(pong)  # what `nc.flush` does, with a future that may be given up
+                    await pong
         except (nats.errors.Error, TimeoutError, OSError) as exc:
             raise Unavailable("the broker does not answer") from exc
 
