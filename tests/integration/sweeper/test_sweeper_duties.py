@@ -248,6 +248,19 @@ async def test_a_request_expires_although_there_is_no_runner(
     assert await overdue.run_once() == 0
 
 
+async def test_a_job_whose_alarm_has_rung_meanwhile_is_not_rung_again(
+    own_bus: Bus, own_eventlog: EventLog, project: Project, overdue: Overdue, desk: Desk, clock: FakeClock
+) -> None:
+    told = await Told(own_eventlog, MAIN).begin()
+    told.story.asked(expires_at=later(BEGIN, 60))
+    await told.put(told.story.events[-1])
+    await project()
+    clock.advance(60)
+    await desk.doorbells.ring(told.ref, QUEUE, "normal")
+    assert await overdue.run_once() == 1
+    assert await bells(own_bus, told.ref) == 1
+
+
 async def test_a_job_whose_deadline_passed_is_timed_out_and_not_rung(
     own_bus: Bus, own_eventlog: EventLog, project: Project, overdue: Overdue, clock: FakeClock
 ) -> None:

@@ -176,6 +176,22 @@ async def test_a_sweeper_goes_on_where_the_last_one_was(
     assert await first.step() == 0
 
 
+async def test_a_slow_sweeper_never_takes_a_position_back(
+    database: Database, own_eventlog: EventLog, projector: MakeProjector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = await Told(own_eventlog, MAIN).begin()
+    shard = shard_of(told.ref.job, SHARDS)
+    slow, quick = projector(shard), projector(shard)
+    await slow.step()
+    await told.put(told.story.step("a"))
+    await told.put(told.story.step("b"))
+    await quick.step()
+    monkeypatch.setattr("perdure_sweeper.projector.BATCH", 1)  # the slow one has read as far as the first step only
+    await slow.step()
+    assert (await position_of(database, shard)).applied == told.last
+    assert await slow.step() == 0
+
+
 async def test_a_job_that_two_sweepers_share_is_folded_from_the_log_where_memory_has_a_hole(
     database: Database, own_eventlog: EventLog, projector: MakeProjector
 ) -> None:
@@ -326,6 +342,36 @@ async def test_what_becomes_of_requests_is_told_although_the_sweeper_dies(
     assert len(ids) == (4 if point != "project.after_announce" else 8)
 
 
+async def test_nothing_is_told_twice_while_nobody_dies(
+    database: Database,
+    own_nats_server: NatsServer,
+    own_eventlog: EventLog,
+    projector: MakeProjector,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not even by sweepers that take turns, one event each, so that each has to read the log again."""
+    monkeypatch.setattr("perdure_sweeper.projector.BATCH", 1)
+    told = await Told(own_eventlog, MAIN).begin()
+    shard = shard_of(told.ref.job, SHARDS)
+    heard: list[str] = []
+
+    async def hear(message: Msg) -> None:
+        heard.append(msgspec.json.decode(message.data, type=News).request.name)
+
+    async with connect(own_nats_server) as bus:
+        await bus.subscribe("inbox.main.request", hear)
+        await bus.flush()
+        for name in ("a", "b", "c"):
+            told.story.asked(name)
+            await told.put(told.story.events[-1])
+        while await projector(shard).step():
+            pass
+        assert (await position_of(database, shard)).announced == told.last
+        await eventually(lambda: "c" in heard)
+    assert heard == ["a", "b", "c"]
+
+
 async def test_whoever_is_told_of_a_request_finds_it_in_sql(
     database: Database,
     own_nats_server: NatsServer,
@@ -371,10 +417,11 @@ async def test_open_requests_are_listed_by_urgency(
 # ------------------------------------------------------------------------------------------------ another stream
 
 
+@pytest.mark.parametrize("steps", [0, 1, 3], ids=["shorter", "as long, with the same events", "longer"])
 async def test_a_stream_that_was_made_anew_is_projected_from_its_beginning(
-    database: Database, own_nats_server: NatsServer, own_eventlog: EventLog, projector: MakeProjector
+    database: Database, own_nats_server: NatsServer, own_eventlog: EventLog, projector: MakeProjector, steps: int
 ) -> None:
-    old = await Told(own_eventlog, MAIN).begin(steps=3)
+    old = await Told(own_eventlog, MAIN).begin(steps=1)
     shard = shard_of(old.ref.job, SHARDS)
     await settle(projector, shard)
     async with connect(own_nats_server) as bus:
@@ -382,11 +429,29 @@ async def test_a_stream_that_was_made_anew_is_projected_from_its_beginning(
         await declare(bus, Topology(shards=SHARDS))
     again = Told(own_eventlog, MAIN)
     again.ref, again.story.job = old.ref, old.ref.job
-    await again.put(again.story.submitted())
+    await again.begin(steps)
     await settle(projector, shard)
     row, position = await row_of(database, old.ref), await position_of(database, shard)
-    assert (row.seq, row.status) == (1, Status.QUEUED)
-    assert (position.epoch, position.applied) == (2, StreamSeq(1))
+    assert (row.seq, row.status) == (2 + steps, Status.RUNNING)
+    assert (position.epoch, position.applied) == (2, StreamSeq(2 + steps))
+
+
+async def test_a_batch_from_before_the_shard_was_projected_anew_is_dropped(
+    database: Database, own_eventlog: EventLog, projector: MakeProjector
+) -> None:
+    told = await Told(own_eventlog, MAIN).begin()
+    shard = shard_of(told.ref.job, SHARDS)
+    one = projector(shard)
+    await one.step()
+    async with database.transaction() as conn:  # another sweeper starts again, and has come as far by chance
+        here = await positions.get(conn, shard)
+        assert here is not None
+        await positions.put(conn, msgspec.structs.replace(here, epoch=2))
+    await told.put(told.story.step("a"))
+    await one.step()
+    assert (await position_of(database, shard)).applied == here.applied
+    await one.step()
+    assert (await position_of(database, shard)).applied == told.last
 
 
 @pytest.mark.parametrize("grown", [0, 9], ids=["shorter", "grown past the position"])
