@@ -158,6 +158,21 @@ async def test_a_writer_waits_for_a_short_transaction_of_another_process(tmp_pat
     other.close()
 
 
+async def test_a_file_that_cannot_even_be_set_up_now_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.1)
+    other = sqlite3.connect(tmp_path / "p.db", isolation_level=None)
+    other.execute("CREATE TABLE tenants (tenant, created_at)")
+    async with open_database(f"sqlite:///{tmp_path / 'p.db'}") as database:
+        other.execute("BEGIN EXCLUSIVE")  # not in WAL yet: nobody may look
+        with pytest.raises(Unavailable):
+            await tenants(database)
+        other.execute("COMMIT")
+        assert await tenants(database) == []
+    other.close()
+
+
 async def test_a_folder_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         async with open_database(f"sqlite:///{tmp_path / 'gone' / 'p.db'}"):
@@ -184,6 +199,23 @@ async def test_postgres_away_is_unavailable_and_back_again_it_works(
         await asyncio.to_thread(own_postgres.start)
         await eventually(lambda: can_add(database, "after"))
         assert await tenants(database) == ["after", "before"]
+
+
+async def test_a_migration_under_a_running_service_is_felt_once(own_postgres: PostgresServer) -> None:
+    url = own_postgres.url()
+    await asyncio.to_thread(upgrade, url)
+    async with open_database(url) as database:
+        everything = text("SELECT * FROM tenants")
+        async with database.read() as conn:
+            await conn.execute(everything)
+        await asyncio.to_thread(own_postgres.execute, "ALTER TABLE tenants ADD COLUMN more text")
+        async with database.read() as conn:
+            with pytest.raises(DBAPIError) as refused:
+                await conn.execute(everything)
+        with pytest.raises(Unavailable), engines.translated():
+            raise refused.value
+        async with database.read() as conn:
+            assert "more" in (await conn.execute(everything)).keys()  # noqa: SIM118  # a result is no mapping
 
 
 async def test_a_transaction_that_loses_its_server_is_unavailable(own_postgres: PostgresServer) -> None:

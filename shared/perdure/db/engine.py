@@ -152,7 +152,7 @@ def translated() -> Iterator[None]:
     """Raise Unavailable in place of what the drivers raise when the database is away; everything else passes."""
     try:
         yield
-    except (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+    except (DBAPIError, PoolTimeout, sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
         if not _away(exc):
             raise
         raise Unavailable(f"the database cannot be reached ({type(exc).__name__})") from exc
@@ -162,6 +162,8 @@ def _away(exc: BaseException) -> bool:
     """Whether `exc` means a database that is lost or busy, by its type and code."""
     match exc:
         case PoolTimeout() | OSError() | asyncpg.InterfaceError():  # a TimeoutError (no answer in time) is an OSError
+            return True
+        case asyncpg.InvalidCachedStatementError():  # a migration changed the table under it: prepared anew next time
             return True
         case DBAPIError(connection_invalidated=True):
             return True
