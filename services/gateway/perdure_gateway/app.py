@@ -32,6 +32,7 @@ from perdure_gateway.strict import MAX_BYTES
 
 API: Final = "1"
 WAIT_SECONDS: Final = 0.2
+LINGER_SECONDS: Final = 2.0  # how long the rest of a refused body is read, so that its sender sees the answer
 REQUEST_ID: Final = web.RequestKey("http_request_id", str)
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 
@@ -43,7 +44,7 @@ async def serve(settings: GatewaySettings, service: Service) -> None:
     async with _adapters(settings, service) as app:
         if app is None:
             return
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=settings.grace_seconds)
+        runner = listener(app, settings.grace_seconds)
         await runner.setup()
         try:
             await web.TCPSite(runner, settings.host, settings.port).start()
@@ -53,6 +54,13 @@ async def serve(settings: GatewaySettings, service: Service) -> None:
             await service.stopping.wait()
         finally:
             await runner.cleanup()
+
+
+def listener(app: web.Application, grace_seconds: float) -> web.AppRunner:
+    """What serves `app` on a connection. `grace_seconds`: how long calls may take once it is told to stop."""
+    return web.AppRunner(
+        app, access_log=None, handle_signals=False, shutdown_timeout=grace_seconds, lingering_time=LINGER_SECONDS
+    )
 
 
 @asynccontextmanager

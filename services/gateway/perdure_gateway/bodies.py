@@ -121,7 +121,7 @@ async def read(request: web.Request, shape: type[B], *, optional: bool = False) 
 def parse(value: Any, shape: type[B]) -> B:  # Any: decoded JSON
     """`value` as `shape`. Raises Invalid (`invalid-body`)."""
     if not isinstance(value, dict):
-        raise Invalid([Fault("type", "must be an object", pointer="")])
+        raise Invalid([Fault("wrong-type", "must be an object", pointer="")])
     nulls = [n for n, v in value.items() if v is None and n in shape.model_fields and n not in shape.user_values]
     if nulls:
         raise Invalid([Fault("null", "leave out what has no value", pointer=pointer(n)) for n in nulls])
@@ -152,13 +152,28 @@ def _too_large() -> Problem:
 
 
 def _fault(code: str, text: str, place: tuple[int | str, ...]) -> Fault:
-    if code == "extra_forbidden":
-        return Fault("unknown-member", "there is no such member", pointer=pointer(*place))
-    if code == "missing":
-        return Fault("required", "is required", pointer=pointer(*place))
+    """Our words for pydantic's, which change with its versions. The text of a ValueError is ours already."""
     if place and place[-1] == "[key]":  # pydantic's way to say that the name of a member is wrong
         place = place[:-1]
-    return Fault(code.replace("_", "-"), text.removeprefix("Value error, "), pointer=pointer(*place))
+    if code == "value_error":
+        return Fault("malformed", text.removeprefix("Value error, "), pointer=pointer(*place))
+    ours, detail = _FAULTS.get(code, ("wrong-type", "has the wrong type"))
+    return Fault(ours, detail, pointer=pointer(*place))
+
+
+_FAULTS: Final = {
+    "extra_forbidden": ("unknown-member", "there is no such member"),
+    "missing": ("missing", "is required"),
+    "string_pattern_mismatch": ("malformed", "does not have the form that is asked for"),
+    "literal_error": ("unknown-value", "is none of the allowed values"),
+    "string_too_short": ("too-short", "is too short"),
+    "string_too_long": ("too-long", "is too long"),
+    "too_long": ("too-long", "has too many members"),
+    "greater_than": ("too-small", "is too small"),
+    "greater_than_equal": ("too-small", "is too small"),
+    "less_than_equal": ("too-large", "is too large"),
+    "finite_number": ("too-large", "is not finite"),
+}
 
 
 def parse_instant(text: str) -> Instant:

@@ -138,7 +138,7 @@ def _seen(request: ev.Request, answer: Answer) -> None:
         return
     if answer.proposal_digest is None:
         raise Invalid(
-            [Fault("required", "names the proposal that was shown", pointer="/proposal_digest")], "invalid-answer"
+            [Fault("missing", "names the proposal that was shown", pointer="/proposal_digest")], "invalid-answer"
         )
     if answer.proposal_digest != request.proposal_digest:
         facts = {"revision": request.revision, "proposal_digest": request.proposal_digest}
@@ -151,7 +151,7 @@ def _faults(request: ev.Request, answer: Answer) -> list[Fault]:
         return [Fault("unknown-action", "is none of the request's actions", pointer="/action")]
     found = _payload_faults(request, action, answer)
     if COMMENT in (action.requires or ()) and not (answer.comment or "").strip():
-        found.append(Fault("required", "this action needs a comment", pointer="/comment"))
+        found.append(Fault("missing", "this action needs a comment", pointer="/comment"))
     if request.proposal_digest is None:
         if answer.proposal is not UNSET:
             found.append(Fault("unexpected", "the request has no proposal", pointer="/proposal"))
@@ -172,7 +172,7 @@ def _payload_faults(request: ev.Request, action: ev.Action, answer: Answer) -> l
             rule["required"] = wanted
         return schema.faults(rule, payload, "/payload")
     given = payload if isinstance(payload, dict) else {}
-    return [Fault("required", "is required", pointer="/payload" + pointer(n)) for n in wanted or () if n not in given]
+    return [Fault("missing", "is required", pointer="/payload" + pointer(n)) for n in wanted or () if n not in given]
 
 
 def _edit_faults(request: ev.Request, proposal: Any) -> list[Fault]:

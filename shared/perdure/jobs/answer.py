@@ -8,7 +8,7 @@ from perdure.core.machine import JobState, Settled
 from perdure.core.request import Answer, asked_in, decided_by_time, settle
 from perdure.errors import Malformed, NotFound, OutcomeUnknown
 from perdure.ids import JobRef, Principal, RequestId, Tenant, parse_request_id
-from perdure.jobs.desk import Desk, ring
+from perdure.jobs.desk import BUDGET_SECONDS, Desk, ring
 from perdure.jobs.joblog import JobLog
 
 __all__ = ["Answer", "Answered", "answer"]
@@ -51,7 +51,7 @@ async def answer(desk: Desk, tenant: Tenant, request_id: str, by: Principal, sai
 
     probe.hit("answer.before_append")
     try:
-        stored = await log.append(decide)
+        stored = await log.append(decide, budget_seconds=BUDGET_SECONDS)
     except OutcomeUnknown as exc:
         raise OutcomeUnknown(str(exc), job_id) from exc
     probe.hit("answer.after_append")
@@ -64,5 +64,6 @@ async def answer(desk: Desk, tenant: Tenant, request_id: str, by: Principal, sai
 
 async def _write_what_time_decided(desk: Desk, log: JobLog, request: RequestId) -> None:
     now = desk.clock.broker_now()
-    if await log.append(lambda job: decided_by_time(job, request, now)) is not None:
+    written = await log.append(lambda job: decided_by_time(job, request, now), budget_seconds=BUDGET_SECONDS)
+    if written is not None:
         await ring(desk, log.ref, log.state)  # an expiry is a cause: the job goes on

@@ -1,5 +1,7 @@
 """Ends jobs from outside."""
 
+from typing import Final
+
 from msgspec import Struct
 
 from perdure import probe
@@ -11,10 +13,10 @@ from perdure.core.machine import JobState
 from perdure.errors import OutcomeUnknown
 from perdure.ids import JobRef, Principal
 from perdure.jobs.alarms import arm
-from perdure.jobs.desk import Desk
+from perdure.jobs.desk import BUDGET_SECONDS, Desk
 from perdure.jobs.read import load
 
-GRACE_SECONDS = 30.0
+GRACE_SECONDS: Final = 30.0
 
 
 class Wish(Struct, frozen=True):
@@ -45,7 +47,7 @@ async def cancel(
     log = await load(desk, ref)
     wish, now = Wish(by, reason, grace_seconds, force), desk.clock.broker_now()
     try:
-        stored = await log.append(lambda job: _cancel(job, wish, now))
+        stored = await log.append(lambda job: _cancel(job, wish, now), budget_seconds=BUDGET_SECONDS)
     except OutcomeUnknown as exc:
         raise OutcomeUnknown(str(exc), ref.job) from exc
     probe.hit("cancel.after_append")

@@ -1,5 +1,7 @@
 """What every use case of a job needs: the logs, the doorbells, the time."""
 
+from typing import Final
+
 import structlog
 from msgspec import Struct
 
@@ -11,6 +13,8 @@ from perdure.errors import Unavailable
 from perdure.ids import JobRef
 
 log = structlog.get_logger(__name__)
+# How long a use case tries to append before its caller is told. The last try and its look may take 4 s more: 10 in all.
+BUDGET_SECONDS: Final = 6.0
 
 
 class Desk(Struct, frozen=True):

@@ -12,7 +12,7 @@ from perdure.core.machine import JobState
 from perdure.errors import Fault, Invalid, OutcomeUnknown, Unavailable
 from perdure.ids import Digest, JobId, JobRef, Principal, Queue, Tenant, job_id_of_key, new_job_id
 from perdure.jobs.alarms import arm
-from perdure.jobs.desk import Desk, ring
+from perdure.jobs.desk import BUDGET_SECONDS, Desk, ring
 from perdure.jobs.joblog import JobLog
 
 DEADLINE_SECONDS: Final = 90 * 86_400.0  # every job has a deadline, so every wait ends
@@ -64,7 +64,9 @@ async def submit(desk: Desk, submission: Submission) -> Accepted:
     log = JobLog(desk.eventlog, ref, desk.clock)  # empty: where the key was used, the append at 0 is refused and folds
     probe.hit("submit.before_append")
     try:
-        stored = await log.append(lambda job: None if job.exists else data, refs=(submission.flow.digest,))
+        stored = await log.append(
+            lambda job: None if job.exists else data, refs=(submission.flow.digest,), budget_seconds=BUDGET_SECONDS
+        )
     except OutcomeUnknown as exc:
         raise OutcomeUnknown(str(exc), ref.job) from exc
     probe.hit("submit.after_append")

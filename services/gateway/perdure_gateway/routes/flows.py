@@ -8,15 +8,15 @@ from aiohttp import web
 from perdure.bus import blob
 from perdure.core import codec
 from perdure.core.graph.spec import GraphSpec, input_schema, outputs, parse
-from perdure.db.engine import Database
 from perdure.db.flows import FlowVersion, get_flow, list_flows, list_versions, put_flow
 from perdure.errors import Conflict, Fault, Invalid, NotFound
 from perdure.ids import FLOW_NAME
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER, Caller
-from perdure_gateway.keys import BUS, DATABASE, DESK, FLOWS
+from perdure_gateway.keys import BUS, DESK, FLOWS
 from perdure_gateway.policy import allow
 from perdure_gateway.problems import Problem
+from perdure_gateway.sql import reading, writing
 
 
 @allow("edit")
@@ -28,7 +28,7 @@ async def create(request: web.Request) -> web.Response:
     if dry:
         return answers.respond({"name": body.name, "kind": "graph"} | _described(graph))
     caller = request[CALLER]
-    async with request.app[DATABASE].read() as conn:
+    async with reading(request) as conn:
         if await get_flow(conn, caller.tenant, body.name) is not None:
             raise _taken()
     stored = await _store(request, caller, body.name, body.definition, graph, expected=0)
@@ -41,10 +41,7 @@ async def change(request: web.Request) -> web.Response:
     dry = _dry_run(request)
     body = await bodies.read(request, bodies.FlowChangeBody)
     caller = request[CALLER]
-    async with request.app[DATABASE].read() as conn:
-        flow = await get_flow(conn, caller.tenant, request.match_info["flow"])
-    if flow is None:
-        raise NotFound("no such flow")
+    flow = await _found(request, None)
     graph = _checked(body.definition)
     if dry:
         return answers.respond({"name": flow.name, "kind": flow.kind} | _described(graph))
@@ -59,7 +56,7 @@ async def index(request: web.Request) -> web.Response:
     """`GET /api/flows`: the newest versions, by name, without definitions."""
     query = bodies.query(request, "limit", "cursor")
     limit, after = answers.limit(query), await answers.begin(request, "flows", query)
-    async with request.app[DATABASE].read() as conn:
+    async with reading(request) as conn:
         found = await list_flows(conn, request[CALLER].tenant, limit=limit, after=after)
     rows = [views.flow_view(flow, definition=False) for flow in found.rows]
     return await answers.page(request, "flows", query, rows, found.next)
@@ -69,7 +66,7 @@ async def index(request: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.Response:
     """`GET /api/flows/{flow}`: the newest version, as SQL has it now."""
     bodies.query(request)
-    flow = await _found(request.app[DATABASE], request[CALLER], request.match_info["flow"], None)
+    flow = await _found(request, None)
     return answers.tagged(request, str(flow.version), views.flow_view(flow, definition=True))
 
 
@@ -78,8 +75,8 @@ async def versions(request: web.Request) -> web.Response:
     """`GET /api/flows/{flow}/versions`: newest first, without definitions."""
     bodies.query(request)
     caller = request[CALLER]
-    flow = await _found(request.app[DATABASE], caller, request.match_info["flow"], None)
-    async with request.app[DATABASE].read() as conn:
+    flow = await _found(request, None)
+    async with reading(request) as conn:
         found = await list_versions(conn, caller.tenant, flow.id)
     return answers.respond({"data": [views.flow_view(version, definition=False) for version in found]})
 
@@ -88,14 +85,14 @@ async def versions(request: web.Request) -> web.Response:
 async def version(request: web.Request) -> web.Response:
     """`GET /api/flows/{flow}/versions/{n}`."""
     bodies.query(request)
-    name, number = request.match_info["flow"], int(request.match_info["version"])
-    flow = await _found(request.app[DATABASE], request[CALLER], name, number)
+    flow = await _found(request, int(request.match_info["version"]))
     return answers.respond(views.flow_view(flow, definition=True))
 
 
-async def _found(database: Database, caller: Caller, name: str, number: int | None) -> FlowVersion:
-    async with database.read() as conn:
-        flow = await get_flow(conn, caller.tenant, name, number)
+async def _found(request: web.Request, number: int | None) -> FlowVersion:
+    """The flow that the path names, as of a version. Raises NotFound, Unavailable."""
+    async with reading(request) as conn:
+        flow = await get_flow(conn, request[CALLER].tenant, request.match_info["flow"], number)
     if flow is None:
         raise NotFound("no such flow")
     return flow
@@ -106,7 +103,7 @@ async def _store(
 ) -> FlowVersion:
     """Blob first, then the row, which is refused when somebody was quicker than `expected`."""
     digest = await blob.put(request.app[BUS], caller.tenant, codec.canonical(definition))
-    async with request.app[DATABASE].transaction() as conn:
+    async with writing(request) as conn:
         stored = await put_flow(
             conn,
             caller.tenant,

@@ -1,0 +1,164 @@
+"""A gateway in the test's own loop, on the run's broker and a database of its own, and a client with a key."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+
+from perdure.bus.doorbell import Doorbells
+from perdure.bus.eventlog import EventLog
+from perdure.bus.fanout import Fanout
+from perdure.client.sse import SseFrame, SseParser
+from perdure.clock import SystemClock
+from perdure.db.engine import Database
+from perdure.db.principals import create_key, ensure_tenant
+from perdure.ids import JobRef, Principal, Tenant
+from perdure.jobs.desk import Desk
+from perdure.local.server import NatsServer
+from perdure.service import Service
+from perdure.testing.hand import Hand
+from perdure.testing.servers import connect
+from perdure_gateway.app import listener, make
+
+FLOW: dict[str, Any] = {
+    "format": "perdure.graph/1",
+    "name": "echo",
+    "nodes": [{"id": "brief", "component": "chat_input"}, {"id": "out", "component": "text_output"}],
+    "edges": [{"from": "brief.text", "to": "out.text"}],
+}
+
+
+class Answer(msgspec.Struct):
+    """An HTTP answer, read to its end."""
+
+    status: int
+    headers: Any
+    raw: bytes
+
+    @property
+    def body(self) -> Any:
+        """The JSON in it."""
+        return msgspec.json.decode(self.raw)
+
+
+class Client:
+    """Calls one gateway with one key."""
+
+    def __init__(self, url: str, key: str, session: aiohttp.ClientSession) -> None:
+        self.url, self.key, self._session = url, key, session
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: dict[str, str] | None = None,
+        raw: bytes | None = None,
+    ) -> Answer:
+        """One call; `body` is sent as JSON, `raw` as it is."""
+        sent = {"Authorization": f"Bearer {self.key}"} | (headers or {})
+        data = raw
+        if body is not None:
+            data = msgspec.json.encode(body)
+            sent.setdefault("Content-Type", "application/json")
+        sent = {name: value for name, value in sent.items() if value}  # "" leaves a header out
+        skip = ["Content-Type"] if "Content-Type" not in sent else []
+        async with self._session.request(
+            method, self.url + path, data=data, headers=sent, skip_auto_headers=skip
+        ) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        """GET."""
+        return await self.call("GET", path, headers=headers)
+
+    async def post(self, path: str, body: Any = None, **headers: str) -> Answer:
+        """POST; `idempotency_key` and so on are headers."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.call("POST", path, body, headers=named)
+
+    async def stream(self, path: str, **headers: str) -> AsyncIterator[SseFrame]:
+        """The frames of a stream until it ends; comments are not frames."""
+        sent = {"Authorization": f"Bearer {self.key}", "Accept": "text/event-stream"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        parser = SseParser()
+        async with self._session.get(self.url + path, headers=sent) as response:
+            assert response.status == 200, await response.text()
+            async for chunk in response.content.iter_any():
+                for frame in parser.feed(chunk):
+                    yield frame
+
+
+class Gateway:
+    """What a test may use of a gateway: its application, its desk, a client, runners by hand."""
+
+    def __init__(self, app: web.Application, desk: Desk, client: Client, service: Service, tenant: Tenant) -> None:
+        self.app, self.desk, self.client, self.service, self.tenant = app, desk, client, service, tenant
+
+    async def submit(self, text: str = "hello", **members: Any) -> Hand:
+        """Submit a job of the flow `echo` and return its runner by hand."""
+        answer = await self.client.post("/api/jobs", {"flow": "echo", "input": text} | members)
+        assert answer.status == 202, answer.raw
+        return self.hand(answer.body["id"])
+
+    def hand(self, job: Any) -> Hand:
+        """The runner by hand of a job."""
+        return Hand(self.desk, JobRef(self.tenant, job))
+
+
+@pytest.fixture
+async def key(database: Database, tenant: Tenant) -> str:
+    """A key of user:ann in the test's tenant."""
+    now = SystemClock().broker_now()
+    async with database.transaction() as conn:
+        await ensure_tenant(conn, tenant, now=now)
+        return await create_key(conn, tenant, Principal("user:ann"), now=now)
+
+
+StartGateway = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture
+async def start_gateway(
+    nats_server: NatsServer, database: Database, tenant: Tenant, key: str
+) -> AsyncIterator[StartGateway]:
+    """`await start_gateway()`: another gateway on the same broker and database, with the rights of a real one.
+
+    `server` and `on` take another broker and another database.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            server: NatsServer = nats_server, on: Database = database, outage_seconds: float = 900.0
+        ) -> Gateway:
+            bus = await stack.enter_async_context(connect(server, "gateway"))
+            service = Service("gateway")
+            service.clock = bus.clock
+            fanout = await stack.enter_async_context(Fanout.open(bus))
+            desk = Desk(EventLog(bus, 8), Doorbells(bus), bus.clock)
+            app = make(service, bus, desk, fanout, on, outage_seconds)
+            runner = listener(app, 5.0)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            stack.callback(service.stop)  # streams that are still open end
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            service.ready = True
+            return Gateway(app, desk, Client(url, key, session), service, tenant)
+
+        yield start
+
+
+@pytest.fixture
+async def gateway(start_gateway: StartGateway) -> Gateway:
+    """A gateway with the flow `echo`."""
+    gateway = await start_gateway()
+    answer = await gateway.client.post("/api/flows", {"name": "echo", "definition": FLOW})
+    assert answer.status == 201, answer.raw
+    return gateway

@@ -1,0 +1,139 @@
+"""Flows over HTTP, on both databases: checked, stored as blob before their row, versions that never change."""
+
+import asyncio
+from copy import deepcopy
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from perdure.bus import blob
+from perdure.core import codec
+from perdure.db.engine import Database
+from perdure.db.flows import list_flows
+from perdure.errors import Unavailable
+
+Gateway = Any  # the conftest's
+ECHO: dict[str, Any] = {
+    "format": "perdure.graph/1",
+    "name": "echo",
+    "nodes": [{"id": "brief", "component": "chat_input"}, {"id": "out", "component": "text_output"}],
+    "edges": [{"from": "brief.text", "to": "out.text"}],
+}
+
+
+def changed(text: str) -> dict[str, Any]:
+    definition = deepcopy(ECHO)
+    definition["nodes"][0]["inputs"] = {"default": text}
+    return definition
+
+
+async def put(gateway: Gateway, definition: Any, tag: str = "", name: str = "echo") -> Any:
+    return await gateway.client.call("PUT", f"/api/flows/{name}", {"definition": definition}, headers={"If-Match": tag})
+
+
+async def test_a_flow_is_stored_and_its_definition_lies_under_its_digest(gateway: Gateway, bus: Any) -> None:
+    made = await gateway.client.post("/api/flows", {"name": "second.flow_1", "definition": ECHO})
+    assert (made.status, made.headers["ETag"], made.body["version"]) == (201, '"1"', 1)
+    body = codec.canonical(ECHO)
+    assert made.body["digest"] == sha256(body).hexdigest()
+    assert await blob.get(bus, gateway.tenant, made.body["digest"]) == body
+    shown = await gateway.client.get(made.headers["Location"])
+    assert shown.body == made.body
+    assert (shown.body["definition"], shown.body["outputs"]) == (ECHO, ["out"])
+    assert (await gateway.client.get("/api/flows/second.flow_1")).body == made.body
+    assert (await gateway.client.get("/api/flows/second.flow_1", **{"If-None-Match": '"1"'})).status == 304
+
+
+async def test_without_its_blob_a_definition_gets_no_row(
+    gateway: Gateway, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise Unavailable("no answer")
+
+    monkeypatch.setattr(blob, "put", away)
+    refused = await gateway.client.post("/api/flows", {"name": "lost", "definition": ECHO})
+    assert (refused.status, refused.body["code"]) == (503, "unavailable")
+    assert "Retry-After" in refused.headers
+    async with database.read() as conn:
+        assert [flow.name for flow in (await list_flows(conn, gateway.tenant)).rows] == ["echo"]
+
+
+async def test_a_name_is_given_once(gateway: Gateway) -> None:
+    taken = await gateway.client.post("/api/flows", {"name": "echo", "definition": changed("x")})
+    assert (taken.status, taken.body["code"]) == (409, "name-taken")
+    answers = await asyncio.gather(
+        *(gateway.client.post("/api/flows", {"name": "new", "definition": changed(str(n))}) for n in range(8))
+    )
+    assert sorted(answer.status for answer in answers) == [201] + [409] * 7
+
+
+async def test_a_change_names_the_version_that_it_changes(gateway: Gateway) -> None:
+    assert (await put(gateway, changed("x"))).body["code"] == "precondition-required"
+    for tag in ('"2"', '"x"', "*", '"1", "2"'):
+        stale = await put(gateway, changed("x"), tag)
+        assert (stale.status, stale.body["code"]) == (412, "precondition-failed"), tag
+    second = await put(gateway, changed("x"), '"1"')
+    assert (second.status, second.headers["ETag"], second.body["version"]) == (200, '"2"', 2)
+    late = await put(gateway, changed("y"), '"1"')
+    assert (late.status, late.headers["ETag"], late.body["version"]) == (412, '"2"', 2)
+    same = await put(gateway, changed("x"), '"2"')
+    assert (same.status, same.body["version"]) == (200, 2)  # the same definition makes no version
+
+
+async def test_of_many_changes_of_one_version_one_is_made(gateway: Gateway) -> None:
+    answers = await asyncio.gather(*(put(gateway, changed(str(n)), '"1"') for n in range(8)))
+    assert sorted(answer.status for answer in answers) == [200] + [412] * 7
+    assert (await gateway.client.get("/api/flows/echo")).body["version"] == 2
+
+
+async def test_versions_stay_and_jobs_take_the_one_they_name(gateway: Gateway) -> None:
+    await put(gateway, changed("x"), '"1"')
+    listed = (await gateway.client.get("/api/flows/echo/versions")).body["data"]
+    assert [version["version"] for version in listed] == [2, 1]
+    first = (await gateway.client.get("/api/flows/echo/versions/1")).body
+    assert (first["definition"], first["head"]) == (ECHO, 2)
+    assert (await gateway.client.get("/api/flows/echo/versions/3")).status == 404
+    newest = await gateway.client.post("/api/jobs", {"flow": "echo"})  # the new version has a default
+    assert newest.body["flow"]["version"] == 2
+    named = await gateway.client.post("/api/jobs", {"flow": first["id"] + "@1", "input": "y"})
+    assert named.body["flow"]["version"] == 1
+
+
+async def test_a_dry_run_checks_and_stores_nothing(gateway: Gateway) -> None:
+    checked = await gateway.client.post("/api/flows?dry_run=true", {"name": "dry", "definition": ECHO})
+    assert (checked.status, checked.body["outputs"]) == (200, ["out"])
+    assert (await gateway.client.get("/api/flows/dry")).status == 404
+    again = await gateway.client.call("PUT", "/api/flows/echo?dry_run=true", {"definition": changed("x")})
+    assert again.status == 200
+    assert (await gateway.client.get("/api/flows/echo")).body["version"] == 1
+
+
+async def test_a_definition_that_cannot_run_says_where(gateway: Gateway) -> None:
+    broken = deepcopy(ECHO)
+    broken["nodes"][1]["component"] = "teleport"
+    for answer in (
+        await gateway.client.post("/api/flows?dry_run=true", {"name": "dry", "definition": broken}),
+        await put(gateway, broken, '"1"'),
+    ):
+        assert (answer.status, answer.body["code"]) == (422, "invalid-flow")
+        assert "/definition/nodes/1/component" in [error["pointer"] for error in answer.body["errors"]]
+        assert b"teleport" not in answer.raw
+
+
+@pytest.mark.parametrize("name", ["", "Echo", ".x", "a b", "é", "a/b", "x" * 64, "*", "a\n"])
+async def test_a_flow_has_a_plain_name(gateway: Gateway, name: str) -> None:
+    refused = await gateway.client.post("/api/flows", {"name": name, "definition": ECHO})
+    assert (refused.status, [e["pointer"] for e in refused.body["errors"]]) == (422, ["/name"])
+
+
+async def test_flows_are_listed_by_name_without_what_they_are_made_of(gateway: Gateway) -> None:
+    for name in ("a", "z", "health"):
+        assert (await gateway.client.post("/api/flows", {"name": name, "definition": ECHO})).status == 201
+    seen, where = [], "/api/flows?limit=2"
+    while where:
+        page = (await gateway.client.get(where)).body
+        seen += page["data"]
+        where = f"/api/flows?limit=2&cursor={page['next']}" if "next" in page else ""
+    assert [flow["name"] for flow in seen] == ["a", "echo", "health", "z"]
+    assert all("definition" not in flow for flow in seen)
