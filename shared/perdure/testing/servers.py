@@ -39,6 +39,7 @@ def connect(
         clock=clock or SystemClock(),
         inbox_prefix=who.inbox_prefix,
         on_closed=on_closed,
+        measure=user not in ("replay", "supervisor"),  # who may not ask for the time
     )
 
 
