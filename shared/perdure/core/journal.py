@@ -111,6 +111,12 @@ class Journal:
             self.now = max(self.now, event.at)
 
 
+def last_told(log: Sequence[AnyEvent]) -> int:
+    """The `seq` of the last event that a pass has to tell its code; 0 when there is none."""
+    silent = (ev.JobSubmitted, ev.AttemptStarted, ev.JobSuspended)
+    return next((event.seq for event in reversed(log) if not isinstance(event, silent)), 0)
+
+
 def code_back_off(log: Iterable[AnyEvent]) -> float:
     """Seconds until the code is looked at again: doubled with each suspension in a row that waited for it."""
     row = 0

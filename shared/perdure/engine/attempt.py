@@ -59,8 +59,7 @@ class Pass:
         self._wake = asyncio.Event()
         self._broken: BaseException | None = None  # what a call's append raised: the end of the attempt
         self._draining = False
-        self._handlers: set[asyncio.Task[None]] = set()
-        self._functions: set[asyncio.Task[object]] = set()
+        self._calls: dict[asyncio.Task[None], Call] = {}  # what runs for calls, abandoned ones too
 
     async def run(self) -> AnyEvent:
         """Run until a terminal event or this pass's own `job.suspended` is in the log; return that event.
@@ -108,6 +107,8 @@ class Pass:
                 continue
             if branches.all_done:
                 end = await bench.append(lambda job: ends.terminal(job, root.value, root.error, port.log))
+                if end is None and journal.at_end:
+                    raise BrokenLog(f"job {port.ref.job} cannot end at {port.job.status}")
             elif self._draining and not self._running():
                 end = await self._suspend(drained=True)
             elif await self._decided_by_time() or await self._withdraw():
@@ -117,8 +118,6 @@ class Pass:
                 end = await self._wait()
             if end is not None:
                 return end
-            if branches.all_done and journal.at_end:
-                raise BrokenLog(f"job {port.ref.job} cannot end at {port.job.status}")
 
     async def _deliver(self) -> AnyEvent | None:
         """Deliver the next event; the end of the pass if this is it, or if the code does not fit the log."""
@@ -164,7 +163,7 @@ class Pass:
         for call in self._bench.branches.parked():
             if call.handler is None and call.ready(now):
                 call.handler = asyncio.create_task(self._handle(call), name=f"perdure call {call}")
-                self._handlers.add(call.handler)
+                self._calls[call.handler] = call
 
     async def _handle(self, call: Call) -> None:
         try:
@@ -172,8 +171,9 @@ class Pass:
         except BaseException as exc:  # noqa: BLE001  # the loop raises it: the attempt is over
             self._broken = self._broken or exc
         finally:
-            self._handlers.discard(call.handler)
-            call.handler = None
+            if call.handler is not None:
+                del self._calls[call.handler]
+                call.handler = None
             self._wake.set()
 
     def _running(self) -> list[Call]:
@@ -202,7 +202,7 @@ class Pass:
             if not any(call.waiting() for call in calls):
                 error = hung(hanging, "and no event can change that")
                 return await self._give_up(lambda job: ends.terminal(job, None, error, self._port.log))
-            log.warning("suspending while code hangs", at=[place(b.coroutine) for b in hanging[:3]])
+            log.warning("suspending while code hangs", at=[place(b.driven.coroutine) for b in hanging[:3]])
         elif short and not self._draining:
             await self._changed(wake_at)
             return None
@@ -224,13 +224,11 @@ class Pass:
         return min((at for at in [*instants, *ends.instants(job)] if at is not None), default=None)
 
     async def _changed(self, until: Instant | None, hanging: bool = False) -> bool:
-        """Until there is an event, a handler ends, the pass drains, or `until`; False when code hung for long."""
-        branches = self._bench.branches
-        branches.stirred.clear()
-        waits = [asyncio.create_task(self._port.moved(self._bench.journal.seq, until))]
-        waits.append(asyncio.create_task(_set(self._wake)))
-        if hanging:
-            waits.append(asyncio.create_task(_set(branches.stirred)))
+        """Until an event, a move, a handler's end, a drain, or `until`; False when code hung for long."""
+        stirred = self._bench.branches.stirred  # code that hung may move by itself
+        stirred.clear()
+        moved = asyncio.create_task(self._port.moved(self._bench.journal.seq, until))
+        waits = [moved, *(asyncio.create_task(_set(event)) for event in (self._wake, stirred))]
         try:
             done, _ = await asyncio.wait(
                 waits, timeout=self._hang_seconds if hanging else None, return_when=asyncio.FIRST_COMPLETED
@@ -239,30 +237,33 @@ class Pass:
             for task in waits:
                 task.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
-        if waits[0] in done:
-            waits[0].result()
+        if moved in done:
+            moved.result()
         return bool(done)
 
     # ------------------------------------------------------------------------------------------ the end
 
     async def _end(self, kind: type[BaseException]) -> None:
+        """Tell all code that the pass is over; what does not end in time is given up, with a warning saying where."""
         bench = self._bench
         bench.live.over = True
         bench.branches.close_all(kind)
-        tasks = {b.task: b for b in bench.branches if not b.task.done()}
-        handlers = set(self._handlers)
-        everything: set[asyncio.Task[None]] = {*tasks, *handlers}
-        if not everything:
+        tasks = {branch.task: branch for branch in bench.branches if not branch.done}
+        if not tasks and not self._calls:
             return
-        _, left = await asyncio.wait(everything, timeout=self._close_seconds)
+        _, left = await asyncio.wait([*tasks, *self._calls], timeout=self._close_seconds)
         for task in left:
-            task.cancel()
-        for branch in (tasks[t] for t in left if t in tasks):
-            log.warning("a branch did not end and is abandoned", path=branch.path, at=place(branch.coroutine))
-        if left - set(tasks):
-            log.warning("a step did not end and is abandoned", steps=sorted(t.get_name() for t in left - set(tasks)))
+            if task in tasks:
+                driven = tasks[task].driven
+                path, at = tasks[task].path, place(driven.coroutine)
+                log.warning("a branch did not end and is given up", path=path, at=at)
+                driven.given_up = True
+                task.cancel()
+            elif (call := self._calls.get(task)) is not None:
+                log.warning("a step did not end and is given up", step=str(call))
+                call.give_up()
         if left:
-            await asyncio.wait(left, timeout=0)
+            await asyncio.wait(left, timeout=self._close_seconds)
 
 
 async def _set(event: asyncio.Event) -> None:

@@ -8,12 +8,12 @@ at once.
 
 import asyncio
 import inspect
-import types
 from collections import Counter
 from collections.abc import Coroutine, Generator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
+from perdure.engine.driving import Driven
 from perdure.engine.scope import BRANCH, RUN, branch_here
 from perdure.errors import Cancelled, Closed, ConcurrencyError, Suspended
 
@@ -47,7 +47,7 @@ class Branch:
     ) -> None:
         self.owner = owner
         self.path = path
-        self.coroutine = coroutine
+        self.driven = Driven(coroutine, owner.moved)
         self.group = group
         self.told = told
         self.task: asyncio.Task[None]  # set at once by Branches.start
@@ -57,7 +57,6 @@ class Branch:
         self.positions: Counter[str] = Counter()  # channel -> code points so far
         self.closing: type[BaseException] | None = None
         self.refused = 0
-        self.thrown: BaseException | None = None  # what the engine wants raised where the branch hangs
         self.done = False
         self.value: Any = None  # what the coroutine returned
         self.error: BaseException | None = None
@@ -109,7 +108,7 @@ class Branches:
         BRANCH.set(branch)
         RUN.set(None)
         try:
-            branch.value = await self._driven(branch)
+            branch.value = await branch.driven.run()
         except BaseException as exc:  # noqa: BLE001  # no exception of user code reaches a task: it is the branch's result
             branch.error = exc
         branch.done = True
@@ -118,29 +117,10 @@ class Branches:
         if branch.group is not None:
             branch.group.ended(branch)  # may resume the parent: before this branch stops counting
         self.active -= 1
-        self._moved()
+        self.moved()
 
-    @types.coroutine
-    def _driven(
-        self, branch: Branch
-    ) -> Generator[Any, Any, Any]:  # what coroutines yield to the loop is the loop's affair
-        throw, branch.thrown = branch.thrown, None  # closed before its first step
-        while True:
-            self._moved()
-            try:
-                waits_for = branch.coroutine.send(None) if throw is None else branch.coroutine.throw(throw)
-            except StopIteration as stop:
-                return stop.value
-            throw = None
-            try:
-                yield waits_for
-            except BaseException as exc:  # noqa: BLE001  # handed on to the coroutine
-                throw = exc
-                if branch.thrown is not None and isinstance(exc, asyncio.CancelledError):
-                    branch.task.uncancel()
-                    throw, branch.thrown = branch.thrown, None
-
-    def _moved(self) -> None:
+    def moved(self) -> None:
+        """Code of a branch has run."""
         self.moves += 1
         self.stirred.set()
 
@@ -233,8 +213,8 @@ class Branches:
 
     def _throw(self, branch: Branch, error: BaseException) -> None:
         """Raise `error` where the branch hangs; one that has not begun raises it at its first step."""
-        branch.thrown = error
-        if inspect.getcoroutinestate(branch.coroutine) != inspect.CORO_CREATED:
+        branch.driven.thrown = error
+        if inspect.getcoroutinestate(branch.driven.coroutine) != inspect.CORO_CREATED:
             branch.task.cancel()
 
 

@@ -66,6 +66,11 @@ class Call:
         if self.entry is not None:
             self.bench.abandoned[self.entry.key] = self
 
+    def give_up(self) -> None:
+        """What runs for this call must end now."""
+        if self.handler is not None:
+            self.handler.cancel()
+
     def resolve(self, value: object = None) -> None:
         """The branch goes on with `value`."""
         self.bench.branches.resume(self, value)

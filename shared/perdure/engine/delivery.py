@@ -70,7 +70,7 @@ async def _caller(bench: Bench, recorded: Entry, hang_seconds: float) -> Call | 
                 raise changed(recorded, call.entry)
         hanging = bench.branches.hanging()
         if not hanging:
-            raise changed(recorded, "no such branch" if branch is None else "gather")
+            raise changed(recorded, "gather" if branch is not None else _instead(bench, recorded.key.path))
         bench.branches.stirred.clear()
         try:
             async with asyncio.timeout(hang_seconds):
@@ -80,7 +80,15 @@ async def _caller(bench: Bench, recorded: Entry, hang_seconds: float) -> Call | 
         await bench.branches.still()
 
 
+def _instead(bench: Bench, path: str) -> str:
+    """What there is in place of a branch that never started: what the one is at that should have started it."""
+    while path and path not in bench.branches.by_path:
+        path = path.rpartition("/")[0]
+    parent = bench.branches.by_path[path]
+    return f"no such branch: {path or '/'} is at {'its end' if parent.done else parent.call}"
+
+
 def hung(branches: list[Branch], why: str) -> ConcurrencyError:
     """The error for branches that wait for something that Perdure does not know."""
-    where = "; ".join(f"branch {b.path or '/'} at {place(b.coroutine)}" for b in branches[:3])
+    where = "; ".join(f"branch {b.path or '/'} at {place(b.driven.coroutine)}" for b in branches[:3])
     return ConcurrencyError(f"nothing moves, {why}: {where}. Reading, writing and waiting belong into a step")

@@ -7,7 +7,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from perdure.core.journal import Journal
+from perdure.core.journal import Journal, last_told
 from perdure.core.key import Key
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Live:
     def __init__(self, port: "Port", journal: Journal) -> None:
         self._port = port
         self._journal = journal
-        self._recorded = port.log[-1].seq
+        self._recorded = last_told(port.log)
         self._loop = asyncio.get_running_loop()
         self.over = False
 

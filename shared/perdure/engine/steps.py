@@ -21,6 +21,7 @@ from perdure.core.machine import RETRY_NOW
 from perdure.core.retry import RetryPolicy
 from perdure.engine.branches import Branch
 from perdure.engine.calls import Call
+from perdure.engine.driving import Driven
 from perdure.engine.failure import step_failure, value_failure
 from perdure.engine.result import Result
 from perdure.engine.scope import RUN
@@ -74,6 +75,7 @@ class StepCall(Call):
         self._failures = 0
         self._retry_at: Instant | None = None
         self._task: asyncio.Task[_Ended] | None = None
+        self._driven: Driven | None = None
 
     # ------------------------------------------------------------------------------------------ what it waits for
 
@@ -112,10 +114,10 @@ class StepCall(Call):
         if self._task is not None:
             self._task.cancel()
 
-    @property
-    def task(self) -> asyncio.Task[_Ended] | None:
-        """The task in which the function runs now."""
-        return self._task
+    def give_up(self) -> None:
+        if self._driven is not None:
+            self._driven.given_up = True
+        self.stop()
 
     # ------------------------------------------------------------------------------------------ what it does
 
@@ -152,13 +154,19 @@ class StepCall(Call):
     async def _invoke(self) -> _Ended:
         fn, args, kwargs = self._work.fn, self._work.args, self._work.kwargs
         if is_async(fn):
-            return _Ended(await fn(*args, **kwargs))  # type: ignore[misc]  # its result is awaitable
+            return _Ended(await self._awaited(fn(*args, **kwargs)))
         inside = contextvars.copy_context()
         loop = asyncio.get_running_loop()
         ended = await loop.run_in_executor(self.bench.threads, inside.run, _called, fn, args, kwargs)
         if inspect.isawaitable(ended.value):  # a lambda around an async function
-            return _Ended(await ended.value)
+            return _Ended(await self._awaited(ended.value))
         return ended
+
+    async def _awaited(self, value: Any) -> Any:  # an awaitable of the author's, and what it gives
+        if not inspect.iscoroutine(value):
+            return await value
+        self._driven = Driven(value)
+        return await self._driven.run()
 
     # ------------------------------------------------------------------------------------------ what came of it
 

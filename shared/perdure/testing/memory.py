@@ -10,33 +10,26 @@
 die in. Events are stored as bytes, so what does not survive the log does not survive here either.
 """
 
-import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from perdure.clock import Chance
 from perdure.core import claim, codec
 from perdure.core import event as ev
 from perdure.core.event import TERMINAL, AnyData, AnyEvent
-from perdure.core.instant import Instant, later, seconds_between
-from perdure.core.machine import EMPTY, JobState, apply, stamp
+from perdure.core.instant import Instant, later
+from perdure.core.machine import EMPTY, JobState, apply, fold, stamp
 from perdure.engine.attempt import Pass
-from perdure.engine.port import Decide
 from perdure.engine.workflow import Workflow
-from perdure.errors import Interrupted
 from perdure.ids import Digest, EventId, JobId, JobRef, Principal, Queue, RequestId, RunnerId, Tenant
-from perdure.probe import SimulatedCrash
 from perdure.testing.clock import FakeClock, FixedChance
+from perdure.testing.port import Crash, MemoryPort
 
 JOB: Final = JobId("01990000-0000-7000-8000-000000000001")
 OWNER: Final = Principal("user:ann")
 RUNNER: Final = RunnerId("01990000-0000-7000-8000-0000000000aa")
 FINGERPRINT: Final = Digest("f" * 64)
 MAX_PASSES: Final = 200
-IDLE_TURNS: Final = 30  # turns of the loop without an event: nothing else can happen
-SHORT_SECONDS: Final = 2.0  # waits up to this the engine spends in the process: the clock is moved over them
-
-Crash = Literal["before", "after", "interrupt"]
 
 
 class MemoryJob:
@@ -80,9 +73,10 @@ class MemoryJob:
     def append(self, data: AnyData) -> AnyEvent:
         """Append as somebody else, behind whatever is there. Raises BrokenLog when it cannot follow."""
         event = stamp(self.state, EventId(f"{self.state.seq + 1:08x}-0000-7000-8000-000000000000"), self._now(), data)
-        return self._store(event)
+        return self.store(event)
 
-    def _store(self, event: AnyEvent) -> AnyEvent:
+    def store(self, event: AnyEvent) -> AnyEvent:
+        """Put the event behind the log, as bytes would. Raises TooLarge."""
         stored = codec.decode(codec.encode(event))
         self.state = apply(self.state, stored)
         self.log.append(stored)
@@ -91,6 +85,15 @@ class MemoryJob:
         for tell in news:
             tell()
         return stored
+
+    def copy(self, seq: int) -> "MemoryJob":
+        """Another job with the first `seq` events of this one, as far as its log is concerned the same."""
+        other = MemoryJob.__new__(MemoryJob)
+        other.ref, other.chance = self.ref, self.chance
+        other.clock = FakeClock(self.log[seq - 1].at)
+        other.log, other.deltas, other._news = list(self.log[:seq]), [], []
+        other.state = fold(other.log)
+        return other
 
     def on_news(self, tell: Callable[[], None]) -> None:
         """Call `tell` once, at the next event."""
@@ -161,7 +164,7 @@ class MemoryJob:
         reason: Literal["first", "retry", "resumed", "lease_lost", "rung"] = "first",
         crash: Crash | None = None,
         at_seq: int | None = None,
-    ) -> "MemoryPort":
+    ) -> MemoryPort:
         """A new attempt, which fences the one before. It dies `before` or `after` it appends the event `at_seq`, or is
         interrupted in place of appending it.
         """
@@ -206,95 +209,3 @@ class MemoryJob:
         if any(w.kind not in ("timer", "backoff", "runner") for w in waits):
             return None
         return min((w.until for w in waits if w.until is not None), default=None)
-
-
-class MemoryPort:
-    """One attempt's port on a MemoryJob."""
-
-    def __init__(self, job: MemoryJob, attempt_id: EventId, crash: Crash | None, at_seq: int | None) -> None:
-        self._job = job
-        self._turn = asyncio.Lock()
-        self._crash = crash
-        self._at_seq = at_seq
-        self.attempt_id = attempt_id
-        self.before_append: Callable[[AnyData], None] = lambda data: None
-        """Called with what is about to be appended; may append as somebody else, which makes it a lost race."""
-        self.interrupted = False
-
-    @property
-    def ref(self) -> JobRef:
-        return self._job.ref
-
-    @property
-    def log(self) -> Sequence[AnyEvent]:
-        return self._job.log
-
-    @property
-    def job(self) -> JobState:
-        return self._job.state
-
-    @property
-    def chance(self) -> Chance:
-        return self._job.chance
-
-    def now(self) -> Instant:
-        return self._job.clock.broker_now()
-
-    async def append(self, decide: Decide, refs: Iterable[Digest] = ()) -> AnyEvent | None:
-        async with self._turn:
-            await asyncio.sleep(0)  # as an append takes time: others run meanwhile
-            while True:
-                self._believe()
-                job = self.job
-                data = decide(job)
-                if data is None:
-                    return None
-                self.before_append(data)
-                if job.seq == self.job.seq:
-                    break  # nobody was faster
-            event = stamp(job, EventId(f"{job.seq + 1:08x}-0000-7000-8000-000000000000"), self.now(), data, refs)
-            if self._at_seq == event.seq and self._crash == "interrupt":
-                self.interrupted = True
-                self._believe()
-            if self._at_seq == event.seq and self._crash == "before":
-                raise SimulatedCrash(f"before {event.seq}")
-            codec.encode(event)
-            stored = self._job._store(event)
-            if self._at_seq == event.seq and self._crash == "after":
-                raise SimulatedCrash(f"after {event.seq}")
-            await asyncio.sleep(0)
-            return stored
-
-    async def moved(self, seq: int, until: Instant | None = None) -> None:
-        idle = 0
-        while True:
-            self._believe()
-            if self.log[-1].seq > seq or (until is not None and self.now() >= until):
-                return
-            if until is not None and seconds_between(self.now(), until) <= SHORT_SECONDS:
-                if idle >= IDLE_TURNS:
-                    self._job.clock.move_to(until)
-                idle += 1
-                await asyncio.sleep(0)
-                continue
-            moved = asyncio.get_running_loop().create_future()
-
-            def tell(moved: asyncio.Future[None] = moved) -> None:
-                if not moved.done():
-                    moved.set_result(None)
-
-            self._job.on_news(tell)
-            self._job.clock.on_move(tell)
-            await moved
-
-    def delta(self, kind: str, data: dict[str, Any]) -> None:
-        self._job.deltas.append((kind, data))
-
-    def interrupt(self) -> None:
-        """End the attempt for this runner."""
-        self.interrupted = True
-        self._job.clock.advance(0)  # wakes whoever waits
-
-    def _believe(self) -> None:
-        if self.interrupted or self.job.attempt_id != self.attempt_id:
-            raise Interrupted(f"job {self.ref.job}: this attempt is over")
