@@ -3,6 +3,7 @@
 DATA/lock          flock, held by the supervisor and inherited by the broker: the store has no lock of its own
 DATA/format.json   {data, perdure, nats_server}: which program may open the folder
 DATA/client.json   {url, key}, 0600: how the command line finds the gateway
+DATA/nats.json     {url, user, password, inbox_prefix}, 0600: for any NATS client, to follow the tenant's jobs
 DATA/up.json       {pid, url, processes: {name: pid}}: who runs now
 DATA/nats/         the broker's store        DATA/perdure.db   SQLite
 """
@@ -43,6 +44,18 @@ class ClientFile(Struct, frozen=True):
 
     url: str
     key: str | None = None  # None: the database had keys already when the folder was made
+
+
+class NatsFile(Struct, frozen=True):
+    """What DATA/nats.json says: a user of the broker who may follow and replay one tenant's jobs and nothing else.
+
+    Made anew at each start of the broker.
+    """
+
+    url: str
+    user: str
+    password: str
+    inbox_prefix: str
 
 
 class UpFile(Struct, frozen=True):
@@ -128,6 +141,10 @@ class DataFolder:
     def write_client(self, client: ClientFile) -> None:
         """Write the client's file (0600)."""
         self._write("client.json", msgspec.json.encode(client))
+
+    def write_nats(self, nats: NatsFile) -> None:
+        """Write how a NATS client of anybody's follows the jobs (0600)."""
+        self._write("nats.json", msgspec.json.encode(nats))
 
     def write_up(self, up: UpFile) -> None:
         """Write who runs."""

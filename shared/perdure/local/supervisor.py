@@ -24,14 +24,15 @@ from perdure.db.engine import open_database
 from perdure.ids import Tenant
 from perdure.local.broker import BrokerWatch
 from perdure.local.child import Child, address_of, reserve
-from perdure.local.folder import ClientFile, DataFolder, StartRefused, UpFile, read_client
+from perdure.local.folder import ClientFile, DataFolder, NatsFile, StartRefused, UpFile, read_client
 from perdure.local.profile import PROFILES, Profile, ProfileName
-from perdure.local.server import NatsServer
+from perdure.local.server import NatsServer, outsider
 from perdure.service import Service
 
 log = logs.get(__name__)
 
 TENANT: Final = Tenant("main")  # the one that `up` makes
+WATCHER: Final = "watcher"  # the broker's user for people with a NATS client
 READY_LOOK_SECONDS: Final = 0.1
 WARN_SECONDS: Final = 10.0
 EXTRA_SECONDS: Final = 5.0  # what a service may take beyond its own grace before it is killed
@@ -85,10 +86,15 @@ class Supervisor:
             stack.callback(self._folder.close)
             if options.nats is None:
                 self._server = NatsServer(
-                    self._folder.store, sync=PROFILES[options.profile].sync, pass_fds=(self._folder.lock_fd,)
+                    self._folder.store,
+                    sync=PROFILES[options.profile].sync,
+                    pass_fds=(self._folder.lock_fd,),
+                    extra_users={WATCHER: outsider(TENANT)},
                 )
                 stack.callback(self._server.stop)
                 self._server.start()
+                watcher = self._server.credentials[WATCHER]
+                self._folder.write_nats(NatsFile(self._server.url, watcher.user, watcher.password, f"_INBOX.{TENANT}"))
                 log.info("broker started", pid=self._server.pid, url=self._server.url)
             key = await self._prepare()
             self._children = [self._child(*spec, stack) for spec in self._services(address)]
