@@ -71,7 +71,7 @@ def test_a_value_beyond_its_bound_is_refused_and_one_at_it_is_not() -> None:
         codec.encode_value("x" * (128 * 1024 - 1))
 
 
-@pytest.mark.parametrize("value", [object(), {1j: 1}, "\ud800", [[object()]]], ids=repr)
+@pytest.mark.parametrize("value", [{1j: 1}, "\ud800", 1j, [[1j]]], ids=repr)
 def test_a_value_that_is_no_json_is_refused(value: object) -> None:
     with pytest.raises(Malformed):
         codec.encode_value(value)
