@@ -12,7 +12,7 @@ from perdure.core.event import AnyData, AnyEvent, Status
 from perdure.core.instant import Instant
 from perdure.core.machine import JobState, fold
 from perdure.errors import Interrupted, OutcomeUnknown, Unavailable
-from perdure.ids import EventId, JobRef, Principal, StreamSeq, Tenant, new_job_id
+from perdure.ids import EventId, JobRef, Principal, Queue, StreamSeq, Tenant, new_job_id
 from perdure.jobs.joblog import JobLog
 from perdure.testing.factory import FINGERPRINT, FLOW, OWNER, RUNNER
 
@@ -66,11 +66,11 @@ def submitted() -> ev.SubmittedData:
         flow=FLOW,
         input="hi",
         owner=OWNER,
-        queue="default",
+        queue=Queue("default"),
         priority="normal",
         deadline_at=LATER,
         fingerprint=FINGERPRINT,
-    )  # type: ignore[arg-type]  # a literal queue name
+    )
 
 
 def started(ring: str) -> ev.AttemptData:

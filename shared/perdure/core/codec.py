@@ -11,7 +11,6 @@ MAX_VALUE_BYTES: Final = 128 * 1024  # a single user value
 MAX_EVENT_BYTES: Final = 192 * 1024  # an encoded event; the stream refuses 256 KiB
 
 
-
 def _plain(value: object) -> object:
     """Models of users' code (pydantic's, or anything with its `model_dump`) as plain data."""
     dump = getattr(value, "model_dump", None)
