@@ -28,6 +28,7 @@ from perdure_gateway.limits import Limits
 from perdure_gateway.policy import Handler
 from perdure_gateway.problems import Problem, problem_of, respond
 from perdure_gateway.routes import events, flows, health, inbox, jobs
+from perdure_gateway.sql import Sql
 from perdure_gateway.strict import MAX_BYTES
 
 API: Final = "1"
@@ -107,11 +108,12 @@ def make(
 ) -> web.Application:
     """The application over its adapters. Raises policy.Undeclared when a route says nothing about who may call it."""
     app = web.Application(middlewares=[_entry], client_max_size=MAX_BYTES)
-    app[keys.BUS], app[keys.DESK], app[keys.FANOUT], app[keys.DATABASE] = bus, desk, fanout, database
+    sql = Sql(database, service.clock)
+    app[keys.BUS], app[keys.DESK], app[keys.FANOUT], app[keys.SQL] = bus, desk, fanout, sql
     app[keys.SERVICE], app[keys.CHANCE], app[keys.LIMITS] = service, SystemChance(), Limits()
-    app[keys.KEYS] = Keys(database, service.clock, outage_seconds)
-    app[keys.FLOWS] = FlowHeads(database, service.clock, outage_seconds)
-    app[keys.CURSORS] = Cursors(database)
+    app[keys.KEYS] = Keys(sql, service.clock, outage_seconds)
+    app[keys.FLOWS] = FlowHeads(sql, service.clock, outage_seconds)
+    app[keys.CURSORS] = Cursors(sql)
     for resource in (jobs, events, inbox, flows, health):
         app.add_routes(resource.ROUTES)
     policy.check(app)

@@ -7,11 +7,11 @@ from aiohttp import web
 from msgspec import Struct
 
 from perdure.clock import Clock
-from perdure.db.engine import Database
 from perdure.db.principals import KEY, KeyRow, find_key
 from perdure.errors import Unauthenticated
 from perdure.ids import JobId, JobRef, Principal, Tenant
 from perdure_gateway.memory import Memory
+from perdure_gateway.sql import Sql
 
 _BEARER: Final = re.compile(rf"(?i:bearer) +({KEY.pattern})", re.ASCII)
 
@@ -35,10 +35,10 @@ CALLER: Final = web.RequestKey("caller", Caller)
 class Keys:
     """The keys that this gateway has met, and the database behind them."""
 
-    def __init__(self, database: Database, clock: Clock, outage_seconds: float) -> None:
-        self._database = database
+    def __init__(self, sql: Sql, clock: Clock, outage_seconds: float) -> None:
+        self._sql = sql
         self._clock = clock
-        self._memory: Memory[str, KeyRow] = Memory(clock, outage_seconds)
+        self._memory: Memory[str, KeyRow] = Memory(clock, outage_seconds, lambda: sql.away)
 
     async def caller(self, request: web.Request) -> Caller:
         """Who sends `request`. Raises Unauthenticated; Unavailable when SQL is away and the key is not in memory."""
@@ -50,7 +50,7 @@ class Keys:
 
     async def _verify(self, secret: str, key_id: str) -> Caller:
         async def read() -> KeyRow | None:
-            async with self._database.read() as conn:
+            async with self._sql.reading() as conn:
                 return await find_key(conn, key_id)
 
         row = await self._memory.get(key_id, read)

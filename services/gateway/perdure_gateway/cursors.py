@@ -14,12 +14,12 @@ from typing import Final
 import msgspec
 
 from perdure.core import codec
-from perdure.db.engine import Database
 from perdure.db.page import PageKey
 from perdure.db.principals import tenant_secret
 from perdure.ids import Tenant
 from perdure_gateway.auth import Caller
 from perdure_gateway.problems import Problem
+from perdure_gateway.sql import Sql
 
 FORMAT: Final = 1
 MAX_CHARS: Final = 1024
@@ -35,8 +35,8 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True):
 class Cursors:
     """Signs and reads cursors with the tenant's secret, which is read from SQL once."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, sql: Sql) -> None:
+        self._sql = sql
         self._secrets: dict[Tenant, bytes] = {}
 
     async def write(self, caller: Caller, what: str, filters: Mapping[str, str], key: PageKey) -> str:
@@ -61,7 +61,7 @@ class Cursors:
     async def _mac(self, tenant: Tenant, body: bytes) -> bytes:
         secret = self._secrets.get(tenant)
         if secret is None:
-            async with self._database.transaction() as conn:
+            async with self._sql.writing() as conn:
                 secret = await tenant_secret(conn, tenant)
             self._secrets[tenant] = secret
         return hmac.digest(secret, b"cursor:" + body, "sha256")

@@ -7,11 +7,11 @@ import msgspec
 
 from perdure.clock import Clock
 from perdure.core.graph.spec import GraphSpec, parse
-from perdure.db.engine import Database
 from perdure.db.flows import FlowVersion, get_flow
 from perdure.errors import NotFound
 from perdure.ids import Digest, Tenant
 from perdure_gateway.memory import Memory
+from perdure_gateway.sql import Sql
 
 MOST_GRAPHS: Final = 256
 
@@ -19,16 +19,18 @@ MOST_GRAPHS: Final = 256
 class FlowHeads:
     """Flows in memory, over SQL. Another gateway's change is seen within a minute; one's own at once (`forget`)."""
 
-    def __init__(self, database: Database, clock: Clock, outage_seconds: float) -> None:
-        self._database = database
-        self._memory: Memory[tuple[Tenant, str, int | None], FlowVersion] = Memory(clock, outage_seconds)
+    def __init__(self, sql: Sql, clock: Clock, outage_seconds: float) -> None:
+        self._sql = sql
+        self._memory: Memory[tuple[Tenant, str, int | None], FlowVersion] = Memory(
+            clock, outage_seconds, lambda: sql.away
+        )
         self._graphs: OrderedDict[Digest, GraphSpec] = OrderedDict()
 
     async def get(self, tenant: Tenant, id_or_name: str, version: int | None = None) -> FlowVersion:
         """A version of a flow, the newest by default. Raises NotFound, Unavailable."""
 
         async def read() -> FlowVersion | None:
-            async with self._database.read() as conn:
+            async with self._sql.reading() as conn:
                 return await get_flow(conn, tenant, id_or_name, version)
 
         flow = await self._memory.get((tenant, id_or_name, version), read)

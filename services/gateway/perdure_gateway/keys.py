@@ -7,18 +7,18 @@ from aiohttp import web
 from perdure.bus.connection import Bus
 from perdure.bus.fanout import Fanout
 from perdure.clock import SystemChance
-from perdure.db.engine import Database
 from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_gateway.auth import Keys
 from perdure_gateway.cursors import Cursors
 from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.limits import Limits
+from perdure_gateway.sql import Sql
 
 BUS: Final = web.AppKey("bus", Bus)
 DESK: Final = web.AppKey("desk", Desk)
 FANOUT: Final = web.AppKey("fanout", Fanout)
-DATABASE: Final = web.AppKey("database", Database)
+SQL: Final = web.AppKey("sql", Sql)
 KEYS: Final = web.AppKey("keys", Keys)
 FLOWS: Final = web.AppKey("flows", FlowHeads)
 CURSORS: Final = web.AppKey("cursors", Cursors)

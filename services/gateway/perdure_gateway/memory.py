@@ -1,11 +1,9 @@
 """What a gateway remembers of SQL, so that known keys and flows go on while SQL is away.
 
 An entry is taken as it is for FRESH_SECONDS, then read again. While SQL cannot be reached it stays good for the outage
-time, counted from its last reading; what is not in memory is Unavailable. A database that did not answer is not asked
-again for RETRY_SECONDS, so that callers do not queue up behind its time-out.
+time, counted from its last reading; what is not in memory is Unavailable.
 """
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, TypeVar
@@ -14,8 +12,6 @@ from perdure.clock import Clock
 from perdure.errors import Unavailable
 
 FRESH_SECONDS: Final = 60.0
-RETRY_SECONDS: Final = 2.0
-READ_SECONDS: Final = 3.0
 MOST_ENTRIES: Final = 10_000
 
 K = TypeVar("K", bound=Hashable)
@@ -23,13 +19,13 @@ V = TypeVar("V")
 
 
 class Memory(Generic[K, V]):
-    """Values by key. `outage_seconds`: how long an entry is good without SQL."""
+    """Values by key. `outage_seconds`: how long one is good without SQL; `away`: whether SQL is known to be away."""
 
-    def __init__(self, clock: Clock, outage_seconds: float) -> None:
+    def __init__(self, clock: Clock, outage_seconds: float, away: Callable[[], bool]) -> None:
         self._clock = clock
         self._outage_seconds = outage_seconds
+        self._away = away
         self._entries: OrderedDict[K, tuple[V, float]] = OrderedDict()
-        self._ask_again_at = 0.0
 
     async def get(self, key: K, read: Callable[[], Awaitable[V | None]]) -> V | None:
         """The value of `key`, from memory or by `read`; None when there is none. Raises Unavailable.
@@ -40,12 +36,15 @@ class Memory(Generic[K, V]):
         held = self._entries.get(key)
         if held is not None and now - held[1] < FRESH_SECONDS:
             return held[0]
+        good = held is not None and now - held[1] < self._outage_seconds
+        if self._away():
+            if held is not None and good:
+                return held[0]
+            raise Unavailable("the database did not answer a moment ago")
         try:
-            if now < self._ask_again_at:
-                raise Unavailable("the database did not answer a moment ago")
-            value = await self._read(read)
+            value = await read()
         except Unavailable:
-            if held is not None and now - held[1] < self._outage_seconds:
+            if held is not None and good:
                 return held[0]
             raise
         if value is None:
@@ -60,14 +59,3 @@ class Memory(Generic[K, V]):
     def forget(self, key: K) -> None:
         """Read `key` anew the next time."""
         self._entries.pop(key, None)
-
-    async def _read(self, read: Callable[[], Awaitable[V | None]]) -> V | None:
-        try:
-            async with asyncio.timeout(READ_SECONDS):
-                return await read()
-        except TimeoutError as exc:
-            self._ask_again_at = self._clock.monotonic() + RETRY_SECONDS
-            raise Unavailable("the database does not answer") from exc
-        except Unavailable:
-            self._ask_again_at = self._clock.monotonic() + RETRY_SECONDS
-            raise

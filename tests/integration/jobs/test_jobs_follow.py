@@ -128,7 +128,10 @@ async def test_what_the_line_loses_is_read_from_the_log(
     await attach_everywhere(desk, Tampered(fanout, TAMPERS[tamper](random.Random(11))), hand)
 
 
-async def test_live_events_out_of_order_are_put_right(desk: Desk, fanout: Fanout, hand: Hand) -> None:
+async def test_live_events_out_of_order_are_put_right(
+    desk: Desk, fanout: Fanout, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "QUIET_SECONDS", 0.5)  # the last ones are held back for ever
     held: list[Frame] = []
 
     def swap(frame: Frame) -> list[Frame]:

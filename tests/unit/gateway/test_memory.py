@@ -4,7 +4,7 @@ import pytest
 
 from perdure.clock import SystemClock
 from perdure.errors import Unavailable
-from perdure_gateway.memory import FRESH_SECONDS, RETRY_SECONDS, Memory
+from perdure_gateway.memory import FRESH_SECONDS, Memory
 
 
 class HandClock(SystemClock):
@@ -40,7 +40,7 @@ def clock() -> HandClock:
 
 @pytest.fixture
 def memory(clock: HandClock) -> Memory[str, str]:
-    return Memory(clock, 900.0)
+    return Memory(clock, 900.0, lambda: False)
 
 
 async def test_an_entry_is_read_once_a_minute(memory: Memory[str, str], clock: HandClock) -> None:
@@ -65,21 +65,19 @@ async def test_an_outage_is_outlived_for_its_time_and_no_longer(memory: Memory[s
     with pytest.raises(Unavailable):
         await memory.get("k", table.read)
     table.away = False
-    clock.at += RETRY_SECONDS
     assert await memory.get("k", table.read) == "first"
 
 
-async def test_a_database_that_is_away_is_not_asked_by_everybody(memory: Memory[str, str], clock: HandClock) -> None:
+async def test_a_database_that_is_known_to_be_away_is_not_asked(clock: HandClock) -> None:
     table = Table()
+    memory: Memory[str, str] = Memory(clock, 900.0, lambda: table.away)
     await memory.get("k", table.read)
     table.away = True
     clock.at += FRESH_SECONDS
-    for _ in range(5):
-        assert await memory.get("k", table.read) == "first"
-    assert table.reads == 2
-    clock.at += RETRY_SECONDS
-    await memory.get("k", table.read)
-    assert table.reads == 3
+    assert await memory.get("k", table.read) == "first"
+    with pytest.raises(Unavailable):
+        await memory.get("other", table.read)
+    assert table.reads == 1
 
 
 async def test_what_is_not_there_may_appear_and_what_was_there_may_go(

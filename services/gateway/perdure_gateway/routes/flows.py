@@ -13,10 +13,9 @@ from perdure.errors import Conflict, Fault, Invalid, NotFound
 from perdure.ids import FLOW_NAME
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER, Caller
-from perdure_gateway.keys import BUS, DESK, FLOWS
+from perdure_gateway.keys import BUS, DESK, FLOWS, SQL
 from perdure_gateway.policy import allow
 from perdure_gateway.problems import Problem
-from perdure_gateway.sql import reading, writing
 
 
 @allow("edit")
@@ -28,7 +27,7 @@ async def create(request: web.Request) -> web.Response:
     if dry:
         return answers.respond({"name": body.name, "kind": "graph"} | _described(graph))
     caller = request[CALLER]
-    async with reading(request) as conn:
+    async with request.app[SQL].reading() as conn:
         if await get_flow(conn, caller.tenant, body.name) is not None:
             raise _taken()
     stored = await _store(request, caller, body.name, body.definition, graph, expected=0)
@@ -56,7 +55,7 @@ async def index(request: web.Request) -> web.Response:
     """`GET /api/flows`: the newest versions, by name, without definitions."""
     query = bodies.query(request, "limit", "cursor")
     limit, after = answers.limit(query), await answers.begin(request, "flows", query)
-    async with reading(request) as conn:
+    async with request.app[SQL].reading() as conn:
         found = await list_flows(conn, request[CALLER].tenant, limit=limit, after=after)
     rows = [views.flow_view(flow, definition=False) for flow in found.rows]
     return await answers.page(request, "flows", query, rows, found.next)
@@ -76,7 +75,7 @@ async def versions(request: web.Request) -> web.Response:
     bodies.query(request)
     caller = request[CALLER]
     flow = await _found(request, None)
-    async with reading(request) as conn:
+    async with request.app[SQL].reading() as conn:
         found = await list_versions(conn, caller.tenant, flow.id)
     return answers.respond({"data": [views.flow_view(version, definition=False) for version in found]})
 
@@ -91,7 +90,7 @@ async def version(request: web.Request) -> web.Response:
 
 async def _found(request: web.Request, number: int | None) -> FlowVersion:
     """The flow that the path names, as of a version. Raises NotFound, Unavailable."""
-    async with reading(request) as conn:
+    async with request.app[SQL].reading() as conn:
         flow = await get_flow(conn, request[CALLER].tenant, request.match_info["flow"], number)
     if flow is None:
         raise NotFound("no such flow")
@@ -103,7 +102,7 @@ async def _store(
 ) -> FlowVersion:
     """Blob first, then the row, which is refused when somebody was quicker than `expected`."""
     digest = await blob.put(request.app[BUS], caller.tenant, codec.canonical(definition))
-    async with writing(request) as conn:
+    async with request.app[SQL].writing() as conn:
         stored = await put_flow(
             conn,
             caller.tenant,

@@ -14,9 +14,8 @@ from perdure.jobs.answer import Answer, answer
 from perdure.jobs.read import load
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER
-from perdure_gateway.keys import DESK
+from perdure_gateway.keys import DESK, SQL
 from perdure_gateway.policy import allow
-from perdure_gateway.sql import reading
 
 STATUSES: Final = get_args(RequestStatus)
 KINDS: Final = ("approval", "choice", "input", "tool_call")
@@ -29,7 +28,7 @@ async def index(request: web.Request) -> web.Response:
     query = bodies.query(request, *FILTERS, "expires_before", "order", "limit", "cursor")
     order, narrow = _order(query), _filter(query)
     limit, after = answers.limit(query), await answers.begin(request, "inbox", query)
-    async with reading(request) as conn:
+    async with request.app[SQL].reading() as conn:
         found = await list_requests(conn, request[CALLER].tenant, narrow, order=order, limit=limit, after=after)
     return await answers.page(request, "inbox", query, [views.request_of_row(row) for row in found.rows], found.next)
 

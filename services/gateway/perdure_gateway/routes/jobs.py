@@ -19,10 +19,9 @@ from perdure.jobs import control, read
 from perdure.jobs.submit import DEADLINE_SECONDS, Accepted, Submission, submit, submitted_before
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER, Caller
-from perdure_gateway.keys import DESK, FLOWS
+from perdure_gateway.keys import DESK, FLOWS, SQL
 from perdure_gateway.policy import allow
 from perdure_gateway.problems import Problem
-from perdure_gateway.sql import reading
 
 TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 STATUSES: Final = frozenset(status.value for status in Status)
@@ -70,7 +69,7 @@ async def index(request: web.Request) -> web.Response:
     query = bodies.query(request, *FILTERS, *INSTANTS, "order", "limit", "cursor")
     order, narrow = _order(query), _filter(query)
     limit, after = answers.limit(query), await answers.begin(request, "jobs", query)
-    async with reading(request) as conn:
+    async with request.app[SQL].reading() as conn:
         found = await list_jobs(conn, request[CALLER].tenant, narrow, order=order, limit=limit, after=after)
     return await answers.page(request, "jobs", query, [views.job_of_row(row) for row in found.rows], found.next)
 
