@@ -4,11 +4,12 @@ Offline (a `$ref` to anywhere else is refused) and with a linear regex engine, b
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import jsonschema_rs
 
-from perdure.errors import Fault, Invalid
+from perdure.errors import Fault, Invalid, Malformed
 
 MAX_FAULTS: Final = 20  # one answer names this many
 
@@ -53,6 +54,27 @@ def faults(schema: Mapping[str, Any], value: Any, at: str) -> list[Fault]:  # An
             for n in names
         ]
     return found[:MAX_FAULTS]
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuse what the linear engine does not take (look-around, back references) or what is too large for it.
+
+    Raises Malformed.
+    """
+    _pattern(pattern)
+
+
+def matches(pattern: str, text: str, *, ignore_case: bool = False) -> bool:
+    """Whether `pattern` is found anywhere in `text`, in time linear in its length. Raises Malformed."""
+    return _pattern(f"(?i){pattern}" if ignore_case else pattern).is_valid(text)
+
+
+@lru_cache(maxsize=512)
+def _pattern(pattern: str) -> jsonschema_rs.Draft202012Validator:
+    try:
+        return _validator({"pattern": pattern})
+    except ValueError as exc:
+        raise Malformed("no pattern of the linear engine: no look-around, no back references, no huge repeats") from exc
 
 
 def _offline(uri: str) -> Any:

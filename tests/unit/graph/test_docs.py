@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from perdure.core.graph import literal, shape, spec
-from perdure.core.graph.catalogue import BUILTIN, DEFAULT_ACTIONS, ComponentSpec
+from perdure.core.graph.catalogue import BUILTIN, DEFAULT_ACTIONS
+from perdure.core.graph.ports import ComponentSpec
 from perdure.engine.components import chat_model, completion, endpoint
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -22,7 +23,7 @@ def test_every_document_on_a_page_is_a_flow(body: str) -> None:
 
 
 def test_the_pages_have_documents() -> None:
-    assert len(DOCUMENTS) == 4
+    assert len(DOCUMENTS) == 5
 
 
 @pytest.mark.parametrize("component", BUILTIN.values(), ids=list(BUILTIN))

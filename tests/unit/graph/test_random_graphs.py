@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from perdure.core import event as ev
 from perdure.core import verify
-from perdure.core.graph.catalogue import BUILTIN, ComponentSpec, InputPort, OutputPort
+from perdure.core.graph.catalogue import BUILTIN
 from perdure.core.graph.plan import Planner
+from perdure.core.graph.ports import ComponentSpec, InputPort, OutputPort
 from perdure.core.graph.spec import FORMAT, GraphSpec, parse
 from perdure.engine.components.contract import Component
 from perdure.engine.graph import graph_workflow

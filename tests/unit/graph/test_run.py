@@ -11,7 +11,8 @@ from perdure.core import event as ev
 from perdure.core import verify
 from perdure.core.event import AnyEvent, type_of
 from perdure.core.graph import spec
-from perdure.core.graph.catalogue import BUILTIN, DEFAULT_ACTIONS, outputs_of
+from perdure.core.graph.catalogue import BUILTIN, DEFAULT_ACTIONS
+from perdure.core.graph.ports import outputs_of
 from perdure.engine.components.chat_model import ModelInputs
 from perdure.engine.components.contract import Component, ComponentContext, Components
 from perdure.engine.components.registry import builtin
@@ -353,5 +354,5 @@ async def test_a_template_whose_path_leads_nowhere_fails_its_step_for_good() -> 
 
 def test_every_component_of_the_catalogue_that_is_a_step_has_its_function() -> None:
     components = builtin(None)
-    assert components.keys() == {name for name, component in BUILTIN.items() if component.role != "ask"}
+    assert components.keys() == {name for name, component in BUILTIN.items() if component.role in ("input", "step")}
     assert all(component.spec is BUILTIN[name] for name, component in components.items())

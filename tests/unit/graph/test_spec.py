@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from perdure.core.event import Named
 from perdure.core.graph import spec
-from perdure.core.graph.catalogue import BUILTIN, ComponentSpec, InputPort, OutputPort
+from perdure.core.graph.catalogue import BUILTIN
+from perdure.core.graph.ports import ComponentSpec, InputPort, OutputPort
 from perdure.core.retry import RetryPolicy
 from perdure.errors import Invalid
 
@@ -372,6 +373,7 @@ def test_an_input_that_does_not_fit_is_refused_at_the_place(
 
 def test_every_component_of_the_catalogue_bears_its_own_name() -> None:
     assert set(BUILTIN) == {
-        "chat_input", "text_input", "template", "chat_model", "ask", "chat_output", "text_output", "data_output",
+        "chat_input", "text_input", "data_input", "template", "chat_model", "branch", "wait", "ask",
+        "subflow", "map", "chat_output", "text_output", "data_output",
     }  # fmt: skip
     assert all(name == component.name for name, component in BUILTIN.items())

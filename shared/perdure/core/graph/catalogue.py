@@ -1,83 +1,52 @@
-"""What components look like from outside: their ports, their types, what a literal may be. Declarations only, no code.
-
-The gateway checks definitions against it without importing a single component; the engine pairs each entry with its
-function.
-"""
+"""The built-in components as definitions see them. Users' own are declared alike and added by `extended`."""
 
 import re
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Iterable
+from typing import Final
 
-from msgspec import Struct
-
-from perdure.core.event import UserValue
-from perdure.core.graph import template
+from perdure.core.graph.ports import (
+    DEFAULT_ACTIONS,
+    Catalogue,
+    ComponentSpec,
+    InputPort,
+    LiteralKind,
+    OutputPort,
+)
 from perdure.errors import Malformed
 
-PortType = Literal["text", "data", "message", "any"]
-LiteralKind = Literal["text", "number", "integer", "json", "template", "ask_kind", "actions", "pointers", "on_timeout"]
-OutputKind = Literal["text", "data", "message"]
+__all__ = ["BUILTIN", "DEFAULT_ACTIONS", "METHODS", "extended"]
 
-
-class InputPort(Struct, frozen=True, kw_only=True):
-    """One input of a component: a literal of the definition, or the end of an edge.
-
-    `required`: without a literal or a live edge the node does not run. `edge` is False for settings, which only a
-    literal may give, because the ports or the checks of the definition depend on them. `minimum` and `maximum` bound
-    numbers, and the characters of a text.
-    """
-
-    name: str
-    type: PortType
-    literal: LiteralKind
-    required: bool = False
-    edge: bool = True
-    minimum: float | None = None
-    maximum: float | None = None
-
-
-class OutputPort(Struct, frozen=True, kw_only=True):
-    """One output of a component. `branch`: it is live only when taken, else it is live whenever the node ran."""
-
-    name: str
-    type: PortType
-    branch: bool = False
-
-
-class ComponentSpec(Struct, frozen=True, kw_only=True):
-    """A component as a definition sees it.
-
-    `role`: an `input` node takes its value from the job's input, a `step` runs a function once, an `ask` asks a person.
-    `output_kind` is the kind of output that a node without successors gives. `dynamic` adds ports that depend on a
-    literal: a template has an input for each of its variables, an ask an output for each of its actions.
-    """
-
-    name: str
-    outputs: tuple[OutputPort, ...]
-    inputs: tuple[InputPort, ...] = ()
-    role: Literal["input", "step", "ask"] = "step"
-    output_kind: OutputKind = "text"
-    dynamic: Literal["variables", "actions"] | None = None
-
-
-Catalogue = Mapping[str, ComponentSpec]
-
-DEFAULT_ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "approval": ("approve", "reject"),
-    "input": ("submit",),
-    "tool_call": ("approve", "edit", "reject", "respond"),
-    "choice": (),  # its options are what it is for: the definition names them
-}
 MAX_TEXT_CHARS: Final = 100_000
-ACTION_ID: Final = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
+MAX_URL_CHARS: Final = 8_000
+MAX_SECONDS: Final = 400 * 86_400
+MAX_WIDTH: Final = 100
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+COMPONENT: Final = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+MAX_PORTS: Final = 100  # of a component of users
 
 
 def _text(name: str, *, required: bool = False, edge: bool = True, maximum: int = MAX_TEXT_CHARS) -> InputPort:
     return InputPort(name=name, type="text", literal="text", required=required, edge=edge, maximum=maximum)
 
 
-def _setting(name: str, kind: LiteralKind, minimum: float | None = None, maximum: float | None = None) -> InputPort:
-    return InputPort(name=name, type="data", literal=kind, edge=False, minimum=minimum, maximum=maximum)
+def _setting(
+    name: str, kind: LiteralKind, minimum: float | None = None, maximum: float | None = None, *, required: bool = False
+) -> InputPort:
+    return InputPort(
+        name=name, type="data", literal=kind, edge=False, minimum=minimum, maximum=maximum, required=required
+    )
+
+
+def _choice(name: str, *choices: str) -> InputPort:
+    return InputPort(name=name, type="data", literal="choice", edge=False, choices=choices)
+
+
+def _value(name: str, *, required: bool = False) -> InputPort:
+    return InputPort(name=name, type="any", literal="json", required=required)
+
+
+def _data(name: str, *, required: bool = False) -> InputPort:
+    return InputPort(name=name, type="data", literal="json", required=required)
 
 
 _TEXT_OUT: Final = (OutputPort(name="text", type="text"),)
@@ -92,6 +61,13 @@ BUILTIN: Final[Catalogue] = {
     for spec in (
         ComponentSpec(name="chat_input", role="input", inputs=(_text("default", edge=False),), outputs=_TEXT_OUT),
         ComponentSpec(name="text_input", role="input", inputs=(_text("default", edge=False),), outputs=_TEXT_OUT),
+        ComponentSpec(
+            name="data_input",
+            role="input",
+            inputs=(_setting("default", "json"),),
+            outputs=(OutputPort(name="data", type="data"),),
+            output_kind="data",
+        ),
         ComponentSpec(
             name="template",
             inputs=(InputPort(name="template", type="text", literal="template", required=True, edge=False),),
@@ -110,72 +86,95 @@ BUILTIN: Final[Catalogue] = {
             outputs=_TEXT_OUT,
         ),
         ComponentSpec(
+            name="branch",
+            inputs=(_value("value", required=True), _setting("cases", "cases", required=True)),
+            outputs=(OutputPort(name="default", type="any", branch=True),),
+            output_kind="data",
+            dynamic="cases",
+        ),
+        ComponentSpec(
+            name="wait",
+            role="wait",
+            inputs=(
+                InputPort(name="seconds", type="data", literal="number", minimum=0, maximum=MAX_SECONDS),
+                InputPort(name="until", type="text", literal="instant"),
+                _value("value"),
+            ),
+            outputs=(OutputPort(name="value", type="any"),),
+            output_kind="data",
+        ),
+        ComponentSpec(
             name="ask",
             role="ask",
             inputs=(
                 _text("title", required=True, maximum=500),
                 _text("message"),
-                InputPort(name="proposal", type="any", literal="json"),
+                _value("proposal"),
+                _setting("proposal_schema", "schema"),
                 _setting("kind", "ask_kind"),
                 _setting("actions", "actions"),
                 _setting("editable", "pointers"),
-                _setting("expires_in_seconds", "number", 1, 400 * 86_400),
+                _setting("response_schema", "schema"),
+                _data("defaults"),
+                _setting("assignees", "assignees"),
+                _setting("expires_in_seconds", "number", 1, MAX_SECONDS),
                 _setting("on_timeout", "on_timeout"),
             ),
             outputs=_ASK_OUT,
             output_kind="data",
             dynamic="actions",
         ),
-        ComponentSpec(name="chat_output", inputs=(_text("text", required=True),), outputs=(), output_kind="message"),
-        ComponentSpec(name="text_output", inputs=(_text("text", required=True),), outputs=(), output_kind="text"),
         ComponentSpec(
-            name="data_output",
-            inputs=(InputPort(name="data", type="data", literal="json", required=True),),
+            name="subflow",
+            role="subflow",
+            inputs=(_setting("flow", "flow", required=True),),
             outputs=(),
             output_kind="data",
+            dynamic="flow",
         ),
+        ComponentSpec(
+            name="map",
+            role="map",
+            inputs=(
+                _data("items", required=True),
+                _setting("flow", "flow"),
+                _setting("component", "component"),
+                _setting("item", "text"),
+                _setting("width", "integer", 1, MAX_WIDTH),
+                _choice("on_error", "fail", "skip"),
+            ),
+            outputs=(OutputPort(name="results", type="data"), OutputPort(name="errors", type="data")),
+            output_kind="data",
+            dynamic="each",
+        ),
+        ComponentSpec(name="chat_output", inputs=(_text("text", required=True),), outputs=(), output_kind="message"),
+        ComponentSpec(name="text_output", inputs=(_text("text", required=True),), outputs=(), output_kind="text"),
+        ComponentSpec(name="data_output", inputs=(_data("data", required=True),), outputs=(), output_kind="data"),
     )
 }
 
-
-def joins(source: PortType, target: PortType) -> bool:
-    """Whether an edge may lead from an output of type `source` to an input of type `target`."""
-    return source == target or "any" in (source, target)
+_PLAIN: Final[frozenset[LiteralKind]] = frozenset({"text", "json", "number", "integer", "boolean"})
+_PORT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
 
 
-def inputs_of(component: ComponentSpec, literals: Mapping[str, UserValue]) -> dict[str, InputPort]:
-    """The inputs of a node with these literals, by name. A literal that is not what it should be adds none."""
-    ports = {port.name: port for port in component.inputs}
-    if component.dynamic == "variables":
-        for name in _variables(literals.get("template")):
-            ports.setdefault(name, InputPort(name=name, type="any", literal="json", required=True))
-    return ports
+def extended(entries: Iterable[ComponentSpec], base: Catalogue = BUILTIN) -> Catalogue:
+    """`base` with components of users. They run as steps, with plain literals and no ports that depend on a literal.
 
-
-def outputs_of(component: ComponentSpec, literals: Mapping[str, UserValue]) -> dict[str, OutputPort]:
-    """The outputs of a node with these literals, by name: those of its actions first."""
-    ports: dict[str, OutputPort] = {}
-    if component.dynamic == "actions":
-        ports |= {name: OutputPort(name=name, type="any", branch=True) for name in action_ids(literals)}
-    return {**ports, **{port.name: port for port in component.outputs}}
-
-
-def action_ids(literals: Mapping[str, UserValue]) -> tuple[str, ...]:
-    """The ids of the actions of an ask node, given or by its kind; what is no action is left out."""
-    given = literals.get("actions")
-    if given is None:
-        kind = literals.get("kind", "approval")
-        return DEFAULT_ACTIONS.get(kind, ()) if isinstance(kind, str) else ()
-    if not isinstance(given, list):
-        return ()
-    ids = (action.get("id") for action in given if isinstance(action, dict))
-    return tuple(dict.fromkeys(name for name in ids if isinstance(name, str) and ACTION_ID.fullmatch(name)))
-
-
-def _variables(text: UserValue) -> tuple[str, ...]:
-    if not isinstance(text, str):
-        return ()
-    try:
-        return template.names(template.parse(text))
-    except Malformed:
-        return ()
+    Raises Malformed for an entry that is none of those, or whose name is taken.
+    """
+    catalogue = dict(base)
+    for entry in entries:
+        names = [port.name for port in entry.inputs], [port.name for port in entry.outputs]
+        if COMPONENT.fullmatch(entry.name) is None:
+            raise Malformed(f"a component's name must match {COMPONENT.pattern}")
+        if entry.name in catalogue:
+            raise Malformed(f"there is a component {entry.name} already")
+        plain = all(port.literal in _PLAIN for port in entry.inputs)
+        if entry.role != "step" or entry.dynamic is not None or not plain:
+            raise Malformed(f"component {entry.name}: a component of users is a step with plain inputs")
+        if any(len(set(found)) < len(found) or len(found) > MAX_PORTS for found in names):
+            raise Malformed(f"component {entry.name}: at most {MAX_PORTS} ports a side, each with its own name")
+        if not all(_PORT.fullmatch(name) for found in names for name in found):
+            raise Malformed(f"component {entry.name}: a port's name must match {_PORT.pattern}")
+        catalogue[entry.name] = entry
+    return catalogue

@@ -4,16 +4,29 @@ import re
 from collections.abc import Mapping
 from typing import Final, assert_never
 
-from perdure.core import codec
+from perdure.core import codec, schema
 from perdure.core.event import UserValue
-from perdure.core.graph import template
-from perdure.core.graph.catalogue import ACTION_ID, DEFAULT_ACTIONS, InputPort, action_ids
+from perdure.core.graph import condition, template
 from perdure.core.graph.faults import Faults, pointer
-from perdure.errors import Malformed, TooLarge
+from perdure.core.graph.nested import REFERENCE
+from perdure.core.graph.ports import ACTION_ID, DEFAULT_ACTIONS, InputPort, action_ids
+from perdure.core.instant import Instant, moment
+from perdure.errors import Invalid, Malformed, TooLarge
 
 MAX_ACTIONS: Final = 12
 MAX_POINTERS: Final = 100
+MAX_HEADERS: Final = 50
+MAX_ASSIGNEES: Final = 100
 RESERVED_PORTS: Final = ("payload", "comment", "timeout")  # the other outputs of an ask
+OWN_HEADERS: Final = frozenset(
+    {
+        "host", "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
+        "trailer", "transfer-encoding", "upgrade", "content-length", "expect", "accept-encoding",
+    }
+)  # fmt: skip  # of the hop, or of the client itself: no flow sets them
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", re.ASCII)
+_FIELD: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,8000}")
+_STATUS: Final = re.compile(r"[1-5](?:[0-9]{2}|xx)", re.ASCII)
 _POINTER: Final = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
 
 
@@ -27,8 +40,28 @@ def check(port: InputPort, value: UserValue, literals: Mapping[str, UserValue], 
             _text(port, value, at, faults)
         case "number" | "integer":
             _number(port, value, at, faults)
+        case "boolean":
+            if not isinstance(value, bool):
+                faults.add(at, "wrong-type", "must be true or false")
         case "json":
             _json(value, at, faults)
+        case "choice":
+            if value not in port.choices:
+                faults.add(at, "invalid-value", f"must be one of {', '.join(port.choices)}")
+        case "instant":
+            _instant(value, at, faults)
+        case "flow":
+            if not isinstance(value, str) or REFERENCE.fullmatch(value) is None:
+                faults.add(at, "invalid-value", "must be a flow's name, name@version or name@digest")
+        case "component":
+            if not isinstance(value, str):
+                faults.add(at, "wrong-type", "must name a component")
+        case "cases":
+            _cases(value, at, faults)
+        case "headers":
+            _headers(value, at, faults)
+        case "statuses":
+            _statuses(value, at, faults)
         case "ask_kind":
             if not isinstance(value, str) or value not in DEFAULT_ACTIONS:
                 faults.add(at, "invalid-value", f"must be one of {', '.join(DEFAULT_ACTIONS)}")
@@ -36,6 +69,10 @@ def check(port: InputPort, value: UserValue, literals: Mapping[str, UserValue], 
             _actions(value, at, faults)
         case "pointers":
             _pointers(value, at, faults)
+        case "schema":
+            _schema(value, at, faults)
+        case "assignees":
+            _assignees(value, at, faults)
         case "on_timeout":
             _on_timeout(value, literals, at, faults)
         case _:
@@ -76,6 +113,105 @@ def _json(value: UserValue, at: str, faults: Faults) -> None:
         faults.add(at, "wrong-type", "must be JSON")
 
 
+def _instant(value: UserValue, at: str, faults: Faults) -> None:
+    try:
+        aware = isinstance(value, str) and moment(Instant(value)).tzinfo is not None
+    except Malformed:
+        aware = False
+    if not aware:
+        faults.add(at, "invalid-value", "must be an instant with its offset, such as 2026-05-01T09:00:00Z")
+
+
+def _cases(value: UserValue, at: str, faults: Faults) -> None:
+    if not isinstance(value, list) or not 1 <= len(value) <= condition.MAX_CASES:
+        faults.add(at, "wrong-type", f"must be a list of 1 to {condition.MAX_CASES} cases")
+        return
+    seen: set[str] = set()
+    for index, case in enumerate(value):
+        here = f"{at}/{index}"
+        if not isinstance(case, dict):
+            faults.add(here, "wrong-type", "must be an object with id and when")
+            continue
+        for member in case:
+            if member not in ("id", "when"):
+                faults.add(here + pointer(str(member)), "unknown-member", "a case has id and when")
+        _port_id(case.get("id"), ("default",), seen, f"{here}/id", faults)
+        if "when" in case:
+            condition.check(case["when"], f"{here}/when", faults)
+        else:
+            faults.add(f"{here}/when", "missing", "a case names its condition")
+
+
+def _port_id(name: UserValue, reserved: tuple[str, ...], seen: set[str], at: str, faults: Faults) -> None:
+    """The id of an action or a case: it names a port."""
+    if not isinstance(name, str) or ACTION_ID.fullmatch(name) is None:
+        faults.add(at, "invalid-id", f"must match {ACTION_ID.pattern}")
+    elif name in reserved:
+        faults.add(at, "reserved-name", f"other outputs are called {', '.join(reserved)}")
+    elif name in seen:
+        faults.add(at, "duplicate", "another one has this id")
+    else:
+        seen.add(name)
+
+
+def _headers(value: UserValue, at: str, faults: Faults) -> None:
+    if not isinstance(value, dict) or len(value) > MAX_HEADERS:
+        faults.add(at, "wrong-type", f"must be an object of at most {MAX_HEADERS} headers")
+        return
+    for name, text in value.items():
+        here = at + pointer(name)
+        if (why := refused_header(name, text)) is not None:
+            faults.add(here, "invalid-value", why)
+
+
+def refused_header(name: str, value: UserValue) -> str | None:
+    """Why a flow may not send this header; None when it may."""
+    if _HEADER.fullmatch(name) is None:
+        return "no name of a header"
+    if name.lower() in OWN_HEADERS:
+        return "this header is the client's own"
+    if not isinstance(value, str) or _FIELD.fullmatch(value) is None:
+        return "must be a string of one line, Latin-1, at most 8000 characters"
+    return None
+
+
+def _statuses(value: UserValue, at: str, faults: Faults) -> None:
+    if not isinstance(value, list) or not 1 <= len(value) <= 50:
+        faults.add(at, "wrong-type", "must be a list of statuses")
+        return
+    for index, status in enumerate(value):
+        if isinstance(status, bool) or not isinstance(status, int | str) or _STATUS.fullmatch(str(status)) is None:
+            faults.add(f"{at}/{index}", "invalid-value", "must be a status such as 404, or a class such as 4xx")
+
+
+def _schema(value: UserValue, at: str, faults: Faults) -> None:
+    if not isinstance(value, dict):
+        faults.add(at, "wrong-type", "must be an object: a JSON Schema")
+        return
+    _json(value, at, faults)
+    try:
+        schema.check_schema(value, at)
+    except Invalid as exc:
+        for fault in exc.faults:
+            faults.add(fault.pointer or at, fault.code, fault.detail)
+
+
+def _assignees(value: UserValue, at: str, faults: Faults) -> None:
+    if not isinstance(value, dict):
+        faults.add(at, "wrong-type", "must be an object of users, groups and anyone_with")
+        return
+    for member, given in value.items():
+        here = at + pointer(member)
+        if member in ("users", "groups"):
+            if not _strings(given, MAX_ASSIGNEES):
+                faults.add(here, "wrong-type", f"must be a list of at most {MAX_ASSIGNEES} names")
+        elif member == "anyone_with":
+            if given not in ("execute", "answer"):
+                faults.add(here, "invalid-value", "must be execute or answer")
+        else:
+            faults.add(here, "unknown-member", "assignees are users, groups and anyone_with")
+
+
 def _actions(value: UserValue, at: str, faults: Faults) -> None:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ACTIONS:
         faults.add(at, "wrong-type", f"must be a list of 1 to {MAX_ACTIONS} actions")
@@ -89,15 +225,7 @@ def _actions(value: UserValue, at: str, faults: Faults) -> None:
         for member in action:
             if member not in ("id", "label", "style", "requires"):
                 faults.add(here + pointer(str(member)), "unknown-member", "an action has id, label, style and requires")
-        name = action.get("id")
-        if not isinstance(name, str) or ACTION_ID.fullmatch(name) is None:
-            faults.add(f"{here}/id", "invalid-id", f"must match {ACTION_ID.pattern}")
-        elif name in RESERVED_PORTS:
-            faults.add(f"{here}/id", "reserved-name", f"{', '.join(RESERVED_PORTS)} are other outputs of an ask")
-        elif name in seen:
-            faults.add(f"{here}/id", "duplicate", "another action has this id")
-        else:
-            seen.add(name)
+        _port_id(action.get("id"), RESERVED_PORTS, seen, f"{here}/id", faults)
         if "label" in action and not (isinstance(action["label"], str) and 1 <= len(action["label"]) <= 100):
             faults.add(f"{here}/label", "wrong-type", "must be a string of 1 to 100 characters")
         if "style" in action and action["style"] not in ("primary", "danger"):

@@ -10,7 +10,9 @@ from collections.abc import Collection, Mapping
 from msgspec import Struct
 
 from perdure.core.event import UserValue
-from perdure.core.graph.catalogue import BUILTIN, Catalogue, inputs_of
+from perdure.core.graph.catalogue import BUILTIN
+from perdure.core.graph.nested import scope_of
+from perdure.core.graph.ports import Catalogue, inputs_of
 from perdure.core.graph.shape import Edge, GraphSpec, Node
 
 Live = Mapping[str, UserValue]
@@ -35,10 +37,11 @@ class Planner:
         for edge in graph.edges:
             self.into[edge.target.node].append(edge)
             self.after[edge.source.node].append(edge.target.node)
+        scope = scope_of(graph, catalogue)
         self._required = {
             node.id: frozenset(
                 name
-                for name, port in inputs_of(catalogue[node.component], node.inputs).items()
+                for name, port in inputs_of(catalogue[node.component], node.inputs, scope).items()
                 if port.required and name not in node.inputs
             )
             for node in graph.nodes

@@ -61,13 +61,18 @@ class Node(Struct, frozen=True):
 class GraphSpec(Struct, frozen=True):
     """A graph flow as `spec.parse` has checked it: what it names exists, its types join, it has no cycle.
 
-    `digest` is the SHA-256 of the definition's canonical JSON. Nodes and edges are in document order.
+    `digest` is the SHA-256 of the definition's canonical JSON. Nodes and edges are in document order. `flows` are its
+    sub-flows by the reference that its nodes write, `depth` is how many levels of flows there are (1 without
+    sub-flows), `whole` the number of nodes with every sub-flow unrolled.
     """
 
     name: str
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     digest: Digest
+    flows: "Mapping[str, GraphSpec]" = {}
+    depth: int = 1
+    whole: int = 0
 
 
 def read(definition: object, digest: Digest, faults: Faults) -> GraphSpec:

@@ -3,14 +3,19 @@
 Everything here is pure and knows components by their declarations alone (`catalogue`); the gateway needs nothing else.
 """
 
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
 
+from msgspec.structs import replace
+
 from perdure.core import codec
 from perdure.core.event import Named, UserValue
-from perdure.core.graph import shape, wiring
-from perdure.core.graph.catalogue import BUILTIN, Catalogue
+from perdure.core.graph import nested, shape, wiring
+from perdure.core.graph.catalogue import BUILTIN
 from perdure.core.graph.faults import Faults, pointer
+from perdure.core.graph.nested import input_nodes
+from perdure.core.graph.ports import Catalogue
 from perdure.core.graph.shape import FORMAT, Edge, End, GraphSpec, Node
 from perdure.errors import Fault, Invalid, Malformed, TooLarge
 from perdure.ids import Digest
@@ -30,8 +35,11 @@ __all__ = [
 MAX_DEFINITION_BYTES: Final = 1024 * 1024
 
 
-def parse(definition: object, catalogue: Catalogue = BUILTIN) -> GraphSpec:
-    """The graph that a definition (decoded JSON) describes.
+def parse(
+    definition: object, catalogue: Catalogue = BUILTIN, flows: Mapping[str, GraphSpec] | None = None
+) -> GraphSpec:
+    """The graph that a definition (decoded JSON) describes. `flows` are the graphs of its references, as far as they
+    exist (`nested.references`).
 
     Raises Invalid(code="invalid-flow") with every fault found (at most 100); pointers lead into the definition.
     """
@@ -43,6 +51,7 @@ def parse(definition: object, catalogue: Catalogue = BUILTIN) -> GraphSpec:
         raise Invalid([Fault("too-large", f"at most {MAX_DEFINITION_BYTES} bytes", pointer="")], "invalid-flow")
     faults = Faults()
     graph = shape.read(definition, Digest(sha256(body).hexdigest()), faults)
+    graph = _with_flows(graph, definition, flows or {}, faults)
     if not faults.at(
         "", "/nodes", "/edges"
     ):  # without a list of nodes or edges everything else would seem to be missing
@@ -52,9 +61,17 @@ def parse(definition: object, catalogue: Catalogue = BUILTIN) -> GraphSpec:
     return graph
 
 
-def input_nodes(graph: GraphSpec, catalogue: Catalogue = BUILTIN) -> tuple[Node, ...]:
-    """The nodes that take their value from the job's input, in document order."""
-    return tuple(node for node in graph.nodes if catalogue[node.component].role == "input")
+def _with_flows(graph: GraphSpec, definition: object, flows: Mapping[str, GraphSpec], faults: Faults) -> GraphSpec:
+    """`graph` with its sub-flows, how deep they go and how many nodes they are."""
+    used = {name: flows[name] for name in nested.references(definition) if name in flows}
+    inner = [used[name] for name in map(nested.reference_of, graph.nodes) if name in used]
+    depth = 1 + max((each.depth for each in inner), default=0)
+    whole = len(graph.nodes) + sum(each.whole for each in inner)
+    if depth > nested.MAX_DEPTH:
+        faults.add("/nodes", "too-deep", f"flows nest at most {nested.MAX_DEPTH} deep")
+    if whole > nested.MAX_WHOLE:
+        faults.add("/nodes", "too-long", f"at most {nested.MAX_WHOLE} nodes, those of sub-flows counted each time")
+    return replace(graph, flows=used, depth=depth, whole=whole)
 
 
 def check_input(graph: GraphSpec, value: UserValue, catalogue: Catalogue = BUILTIN) -> dict[str, UserValue]:
@@ -79,9 +96,9 @@ def check_input(graph: GraphSpec, value: UserValue, catalogue: Catalogue = BUILT
     for node in nodes:
         given = value.get(node.id, node.inputs.get("default"))
         at = f"/input/{node.id}"
-        if node.id not in value and given is None:
+        if node.id not in value and "default" not in node.inputs:
             faults.add(at, "missing", "this input has no default")
-        elif not isinstance(given, str):
+        elif _is_text(node, catalogue) and not isinstance(given, str):
             faults.add(at, "wrong-type", "must be a string")
         else:
             taken[node.id] = given
@@ -91,19 +108,25 @@ def check_input(graph: GraphSpec, value: UserValue, catalogue: Catalogue = BUILT
     return taken
 
 
-def _bounded(text: str, at: str, faults: Faults) -> None:
+def _is_text(node: Node, catalogue: Catalogue) -> bool:
+    return catalogue[node.component].outputs[0].type == "text"
+
+
+def _bounded(value: UserValue, at: str, faults: Faults) -> None:
     try:
-        codec.encode_value(text)
+        codec.encode_value(value)
     except TooLarge:
         faults.add(at, "too-large", f"must take at most {codec.MAX_VALUE_BYTES} bytes as JSON")
     except Malformed:
-        faults.add(at, "wrong-type", "must be text that UTF-8 can hold")
+        faults.add(at, "wrong-type", "must be JSON that UTF-8 can hold")
 
 
 def input_schema(graph: GraphSpec, catalogue: Catalogue = BUILTIN) -> dict[str, UserValue]:
     """JSON Schema 2020-12 of what `check_input` takes."""
     nodes = input_nodes(graph, catalogue)
-    properties = {node.id: {"type": "string", **_default(node)} for node in nodes}
+    properties = {
+        node.id: {**({"type": "string"} if _is_text(node, catalogue) else {}), **_default(node)} for node in nodes
+    }
     whole: dict[str, UserValue] = {"type": "object", "properties": properties, "additionalProperties": False}
     required = [node.id for node in nodes if "default" not in node.inputs]
     if required:
@@ -117,9 +140,4 @@ def _default(node: Node) -> dict[str, UserValue]:
 
 def outputs(graph: GraphSpec, catalogue: Catalogue = BUILTIN) -> tuple[Named, ...]:
     """The outputs that a job can have: one for each node without a successor, in document order."""
-    sources = {edge.source.node for edge in graph.edges}
-    return tuple(
-        Named(name=node.id, kind=catalogue[node.component].output_kind)
-        for node in graph.nodes
-        if node.id not in sources
-    )
+    return nested.terminals(graph, catalogue)

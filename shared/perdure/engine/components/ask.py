@@ -4,7 +4,7 @@ from typing import Literal, Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 
-from perdure.core.event import Action, OnTimeout, UserValue
+from perdure.core.event import Action, Assignees, OnTimeout, UserValue
 
 
 class AskInputs(Struct, frozen=True, kw_only=True):
@@ -15,7 +15,11 @@ class AskInputs(Struct, frozen=True, kw_only=True):
     kind: Literal["approval", "choice", "input", "tool_call"] = "approval"
     actions: tuple[Action, ...] | None = None
     proposal: UserValue | UnsetType = UNSET
+    proposal_schema: dict[str, UserValue] | None = None
     editable: tuple[str, ...] | None = None
+    response_schema: dict[str, UserValue] | None = None
+    defaults: dict[str, UserValue] | None = None
+    assignees: Assignees | None = None
     expires_in_seconds: float | None = None
     on_timeout: OnTimeout | None = None
 

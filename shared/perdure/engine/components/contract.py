@@ -1,13 +1,13 @@
 """What a component is: its declaration, the type of its inputs, and an async function that a step runs."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from perdure.core.event import UserValue
-from perdure.core.graph.catalogue import ComponentSpec
+from perdure.core.graph.ports import ComponentSpec
 from perdure.errors import Terminal
 
 
@@ -22,8 +22,9 @@ class ComponentContext(Protocol):
         """The same in every try of this step: for effects that must not be repeated."""
 
 
-Run = Callable[[ComponentContext, Any], Awaitable[Any]]
-"""Takes the context and an instance of the component's `inputs` type; returns the node's value, or a `Result` with it.
+Run = Callable[[ComponentContext, Any], Any]
+"""Takes the context and an instance of the component's `inputs` type; returns the node's value, or a `Result` with it,
+as an awaitable unless the component is `threaded`.
 
 Any: each component has its own type of inputs. A component with one output port returns that port's value, one with
 none the value of the output that it is, one with several a dict of its live ports.
@@ -33,13 +34,14 @@ none the value of the output that it is, one with several a dict of its live por
 class Component(Struct, frozen=True, kw_only=True):
     """A component that runs. `inputs` is a Struct, or dict where the inputs depend on the node.
 
-    `timeout_seconds` holds for nodes that name none.
+    `timeout_seconds` holds for nodes that name none. `threaded`: `run` is a plain function, called in a thread.
     """
 
     spec: ComponentSpec
     inputs: type
     run: Run
     timeout_seconds: float = 60.0
+    threaded: bool = False
 
 
 Components = Mapping[str, Component]

@@ -17,6 +17,12 @@ class GivenInputs(Struct, frozen=True):
     value: str
 
 
+class GivenData(Struct, frozen=True):
+    """The same, for any JSON."""
+
+    value: UserValue
+
+
 class TextInputs(Struct, frozen=True):
     text: str
 
@@ -26,6 +32,10 @@ class DataInputs(Struct, frozen=True):
 
 
 async def _given(_context: ComponentContext, inputs: GivenInputs) -> str:
+    return inputs.value
+
+
+async def _given_data(_context: ComponentContext, inputs: GivenData) -> UserValue:
     return inputs.value
 
 
@@ -48,6 +58,7 @@ async def _template(_context: ComponentContext, inputs: dict[str, UserValue]) ->
 COMPONENTS: Final = (
     Component(spec=BUILTIN["chat_input"], inputs=GivenInputs, run=_given),
     Component(spec=BUILTIN["text_input"], inputs=GivenInputs, run=_given),
+    Component(spec=BUILTIN["data_input"], inputs=GivenData, run=_given_data),
     Component(spec=BUILTIN["template"], inputs=dict, run=_template),
     Component(spec=BUILTIN["chat_output"], inputs=TextInputs, run=_text),
     Component(spec=BUILTIN["text_output"], inputs=TextInputs, run=_text),
