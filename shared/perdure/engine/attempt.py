@@ -29,7 +29,7 @@ from perdure.engine.port import Decide, Port
 from perdure.engine.steps import StepCall
 from perdure.engine.trace import place
 from perdure.engine.workflow import Workflow
-from perdure.errors import BrokenLog, CodeChanged, ConcurrencyError, Interrupted, Suspended
+from perdure.errors import BrokenLog, CodeChanged, ConcurrencyError, Interrupted, Suspended, TooLarge
 
 log: Final = structlog.get_logger(__name__)
 
@@ -98,9 +98,11 @@ class Pass:
         root = branches.start(ROOT, self._workflow.body(context, bench.submitted.input), None, Told.NOT)
         while True:
             self._wake.clear()
-            await branches.still()
+            spinning = not await branches.still()
             if self._broken is not None:
                 raise self._broken
+            if spinning:
+                return await self._fail(hung(branches.hanging(), "for code runs on and on without a call"))
             if not journal.at_end:
                 if (end := await self._deliver()) is not None:
                     return end
@@ -128,8 +130,7 @@ class Pass:
             log.warning("code does not fit the log", path=exc.path, expected=exc.expected, found=exc.found)
             return await self._give_up(lambda job: ends.unmatched(changed, self._port.log, self._port.now()))
         except ConcurrencyError as exc:
-            error = exc
-            return await self._give_up(lambda job: ends.terminal(job, None, error, self._port.log))
+            return await self._fail(exc)
         return event if event.status in TERMINAL else None
 
     async def _give_up(self, decide: Decide) -> AnyEvent:
@@ -138,6 +139,10 @@ class Pass:
         if end is None:  # somebody else has ended the job
             end = self._port.log[-1]
         return end
+
+    async def _fail(self, error: ConcurrencyError) -> AnyEvent:
+        """End the job with an author's mistake that no branch can be told of."""
+        return await self._give_up(lambda job: ends.terminal(job, None, error, self._port.log))
 
     async def _decided_by_time(self) -> bool:
         """Append what time has decided about the job: an expiry, the end of a grace, its deadline."""
@@ -168,6 +173,9 @@ class Pass:
     async def _handle(self, call: Call) -> None:
         try:
             await call.perform()
+        except TooLarge as exc:  # the author's to see: the same arguments are too large in every pass
+            if call.branch.call is call:
+                call.fail(exc)
         except BaseException as exc:  # noqa: BLE001  # the loop raises it: the attempt is over
             self._broken = self._broken or exc
         finally:
@@ -200,8 +208,7 @@ class Pass:
             if await self._changed(wake_at if short else None, hanging=True):
                 return None
             if not any(call.waiting() for call in calls):
-                error = hung(hanging, "and no event can change that")
-                return await self._give_up(lambda job: ends.terminal(job, None, error, self._port.log))
+                return await self._fail(hung(hanging, "and no event can change that"))
             log.warning("suspending while code hangs", at=[place(b.driven.coroutine) for b in hanging[:3]])
         elif short and not self._draining:
             await self._changed(wake_at)
@@ -212,8 +219,9 @@ class Pass:
         """Append the suspension, unless there is news."""
         calls = self._bench.branches.parked()
         now = self._port.now()
-        busy = drained and (self._bench.branches.hanging() or any(call.ready(now) for call in calls))
-        data = ends.handed_on() if busy else ends.asleep(calls)
+        data = ends.asleep(calls)
+        if drained and (self._bench.branches.hanging() or any(call.ready(now) for call in calls)):
+            data = ends.handed_on()  # there is something to do at once
         seq = self._bench.journal.seq
         return await self._bench.append(lambda job: data if job.seq == seq else None)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from perdure.engine.groups import Group
 
 STILL_TURNS: Final = 3
+MOST_TURNS: Final = 1_000_000
 REFUSALS: Final = 3  # a branch that ignores the end of the pass: later calls never return
 CLOSED_REFUSALS: Final = 100  # a closed one goes on living, but not for ever
 
@@ -124,13 +125,19 @@ class Branches:
         self.moves += 1
         self.stirred.set()
 
-    async def still(self) -> None:
-        """Until every branch waits in a context call, or hangs while STILL_TURNS turns of the loop moved none."""
+    async def still(self) -> bool:
+        """Until every branch waits in a context call, or hangs while STILL_TURNS turns of the loop moved none.
+
+        False when that does not come within MOST_TURNS: counted, not timed, for other jobs may hold the loop up.
+        """
         turns = 0
-        while self.active and turns < STILL_TURNS:
+        for _ in range(MOST_TURNS):
+            if not self.active or turns >= STILL_TURNS:
+                return True
             before = self.moves
             await asyncio.sleep(0)
             turns = turns + 1 if before == self.moves else 0
+        return False
 
     # ------------------------------------------------------------------------------------------ context calls
 

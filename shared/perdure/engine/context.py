@@ -175,7 +175,7 @@ class Context:
 
     async def _progress(self, name: str, done: float | None, total: float | None, text: str | None, data: Any) -> None:
         branch = await self._bench.branches.enter()
-        stored = plain(data)
+        text, stored = plain([text, data])
         entry = self._entry(branch, "progress", name)
         said = ev.ProgressData(
             name=name,

@@ -77,7 +77,7 @@ async def _caller(bench: Bench, recorded: Entry, hang_seconds: float) -> Call | 
                 await bench.branches.stirred.wait()
         except TimeoutError:
             raise hung(hanging, f"so the recorded {recorded} cannot be delivered") from None
-        await bench.branches.still()
+        await bench.branches.still()  # if it never is, the next look at the branches says so
 
 
 def _instead(bench: Bench, path: str) -> str:

@@ -47,6 +47,8 @@ def asleep(calls: Iterable[Call]) -> ev.SuspendedData:
     """The suspension of a job whose branches all wait in `calls`: the earliest MAX_WAITING, and how many more."""
     waits = [wait for call in calls if (wait := call.waiting()) is not None]
     waits.sort(key=lambda w: (w.until or "~", w.path, w.name or "", w.occurrence or 0))
+    if not waits:  # nothing that could ever wake it: look again at once
+        return handed_on()
     return ev.SuspendedData(
         waiting=tuple(waits[:MAX_WAITING]),
         more=max(0, len(waits) - MAX_WAITING),

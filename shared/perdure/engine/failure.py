@@ -68,4 +68,5 @@ def _told(error: BaseException) -> str:
 
 def _failure(code: str, message: str, retryable: bool, step: str | None = None) -> Failure:
     text = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]} …"
+    text = text.encode(errors="replace").decode()  # a lone surrogate would make an event that nobody can store
     return Failure(code=code, message=text, retryable=retryable, step=step)

@@ -137,6 +137,9 @@ class NodeGroup(Group):
 
     def start(self, path: str, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Start a branch under exactly this path, which no other branch of the job may have."""
+        if self._parent.closing is not None:
+            coroutine.close()
+            raise self._parent.closing("the group of this branch is closed")
         self._start(path, coroutine)
 
     async def next_ended(self) -> tuple[str, Any]:

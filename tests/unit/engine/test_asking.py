@@ -12,7 +12,7 @@ from perdure.core.alarm import due
 from perdure.core.instant import later
 from perdure.core.request import proposal_digest
 from perdure.engine.attempt import Pass
-from perdure.errors import Malformed
+from perdure.errors import Malformed, TooLarge
 from perdure.ids import request_id
 from perdure.testing.memory import MemoryJob
 
@@ -245,3 +245,14 @@ async def test_the_running_attempt_lets_a_request_expire_while_another_branch_wo
     assert end.status == "completed"
     assert job.outputs["result"] == [True, "worked"]
     assert due(job.state, job.clock.broker_now()) is None
+
+
+async def test_a_request_that_is_too_large_for_an_event_is_raised_where_it_is_asked() -> None:
+    async def body(ctx: Context) -> str:
+        with pytest.raises(TooLarge):
+            await ctx.ask("review", title="?", actions=[Action(id=f"a{i}", label="x" * 20_000) for i in range(12)])
+        return "refused"
+
+    job = MemoryJob()
+    await job.run(Workflow("flow", body))
+    assert job.outputs == {"result": "refused"}

@@ -465,3 +465,13 @@ async def test_a_concurrency_error_can_be_seen_where_it_happens() -> None:
         return "told"
 
     assert (await ended(body)).outputs == {"result": "told"}
+
+
+async def test_code_that_spins_without_a_call_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perdure.engine.branches.MOST_TURNS", 200)
+
+    async def body(ctx: Context) -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    assert "on and on" in await misused(body, close_seconds=0.02)

@@ -448,3 +448,11 @@ async def test_the_key_of_a_step_is_refused_in_the_body() -> None:
             _ = ctx.idempotency_key
 
     assert (await ended(body)).log[-1].status == "completed"
+
+
+async def test_a_message_that_is_no_text_is_recorded_all_the_same() -> None:
+    def fn() -> None:
+        raise Terminal("bad \udc80 byte")
+
+    job = await step_alone(fn)
+    assert job.events(ev.StepFailed)[0].error.message == "bad ? byte"
