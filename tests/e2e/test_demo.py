@@ -1,6 +1,8 @@
 """The demo is a promise: one command, offline, under a minute; exit 0, and 1 when the story goes otherwise."""
 
 import asyncio
+import os
+import pty
 import sys
 
 from perdure.clock import SystemClock
@@ -40,3 +42,43 @@ async def test_a_story_that_goes_otherwise_is_a_failure(environ: dict[str, str])
         code, said = await demo(environ | {"PERDURE_MODEL_URL": model.url}, "--no-input")
     assert code == 1, said
     assert "✗ the story went otherwise: it ended with job.failed" in said
+
+
+async def test_on_a_terminal_a_person_is_asked(environ: dict[str, str]) -> None:
+    offline = {k: v for k, v in environ.items() if not k.startswith("PERDURE_MODEL_")} | {
+        "TERM": "xterm",
+        "NO_COLOR": "1",
+    }
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "perdure.cli.app", "demo", "--text", "hello", env=offline,
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    said = ""
+
+    async def until(text: str) -> None:
+        nonlocal said
+        async with asyncio.timeout(60):
+            while text not in said:
+                try:
+                    said += (await asyncio.to_thread(os.read, ours, 4096)).decode(errors="replace")
+                except OSError:  # the other end is closed: the program has ended
+                    raise AssertionError(said) from None
+
+    try:
+        await until("answer [approve/reject]")
+        os.write(ours, b"approve\n")
+        await until("edit the text first?")
+        os.write(ours, b"y\n")
+        await until("text (")
+        os.write(ours, b"edited by a person\n")
+        await until("SIGTERM ended everything in order")
+        assert await process.wait() == 0, said
+    finally:
+        if process.returncode is None:
+            process.kill()
+        os.close(ours)
+    assert "✗" not in said
+    assert "the final output is the text as it was edited" in said
+    assert "edited by a person" in said.rpartition("post:")[2]
