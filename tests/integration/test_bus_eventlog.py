@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec import json
 from msgspec.structs import replace
 
 from perdure.bus import subject
@@ -112,6 +113,26 @@ async def test_a_long_log_is_replayed_from_any_offset(eventlog: EventLog, tenant
     assert await eventlog.replay(told.ref, 1200) == []
     assert await eventlog.replay(told.ref, 99_999) == []
     assert [s.at for s in await eventlog.read(told.ref)] == told.at  # three batches and the look
+
+
+async def test_a_log_of_large_events_is_read_in_batches_bounded_in_bytes(eventlog: EventLog, tenant: Tenant) -> None:
+    told = await Told(eventlog, tenant).begin()
+    for number in range(60):
+        await told.put(told.story.step(f"s{number}", "x" * 100_000))
+    assert [s.at for s in await eventlog.read(told.ref)] == told.at
+    assert len(await eventlog.replay(told.ref)) == 62
+
+
+async def test_a_log_of_which_only_the_end_is_left_is_replayed_from_any_offset(
+    bus: Bus, eventlog: EventLog, tenant: Tenant
+) -> None:
+    told = await Told(eventlog, tenant).begin(steps=700)
+    shard = subject.shard_of(told.ref.job, 8)
+    keep = json.encode({"filter": subject.event_subject(8, told.ref), "keep": 1})
+    await bus.ask(f"$JS.API.STREAM.PURGE.EV_{shard}", keep)
+    for after in (0, 1, 500, 650, 701):
+        assert [s.event.seq for s in await eventlog.replay(told.ref, after)] == [702]
+    assert await eventlog.replay(told.ref, 702) == []
 
 
 async def test_a_scan_goes_through_a_shard_in_pieces(bus: Bus, eventlog: EventLog, tenant: Tenant) -> None:

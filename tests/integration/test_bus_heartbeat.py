@@ -186,3 +186,31 @@ async def test_a_start_that_is_given_up_ends_the_thread(own_nats_server: NatsSer
         async with asyncio.timeout(0.5), heartbeats(own_nats_server):
             pass
     assert not [t for t in threading.enumerate() if t.name == "heartbeats"]
+
+
+async def test_a_belief_ends_in_time_though_the_thread_that_should_say_so_is_gone(
+    nats_server: NatsServer, tenant: Tenant, eventually: Eventually
+) -> None:
+    async with holding(nats_server, tenant, eventually, lease=1.0) as (_, holder):
+        beats = holder.heartbeats
+        beats._call(beats._stop)
+        await eventually(lambda: not beats._thread.is_alive())
+        await eventually(holder.lease.lost.is_set)
+        assert not holder.lease.believed
+        late = beats.hold(
+            holder.held[0][0], 1.0
+        )  # into a dead thread: believed as long as the delivery allows, no longer
+        await eventually(late.lost.is_set)
+        assert not late.believed
+
+
+async def test_a_confirmation_that_meets_the_end_of_the_belief_does_not_bring_it_back(
+    nats_server: NatsServer, tenant: Tenant, eventually: Eventually
+) -> None:
+    async with holding(nats_server, tenant, eventually, lease=600.0) as (_, holder):
+        lease = holder.lease
+        holder.heartbeats._lose(lease)
+        assert lease.lost.is_set()
+        assert not lease.believed
+        assert not lease._prolong(lease.believed_until + 1000)
+        assert not lease.believed

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from nats.aio.msg import Msg
 
 from perdure.bus.connection import Bus
 from perdure.bus.eventlog import EventLog
@@ -210,9 +211,38 @@ async def test_a_cancellation_that_meets_the_answer_is_not_lost(nats_server: Nat
             asking = asyncio.create_task(ask_for_ever())
             await answered.wait()
             answered.clear()
-            while not any(f.done() for f in list(bus.nc._resp_map.values())):
-                await asyncio.sleep(0)  # until an answer has arrived that its task has not seen
+            # Until an answer has arrived that its task has not seen; there is only the next turn of the loop to wait for.
+            while not any(f.done() for f in list(bus.nc._resp_map.values())):  # noqa: ASYNC110
+                await asyncio.sleep(0)
             asking.cancel()
             async with asyncio.timeout(1):
                 await asyncio.wait((asking,))
             assert asking.cancelled()
+
+
+async def test_a_subscription_is_drained_of_what_was_on_its_way_and_a_frozen_broker_holds_up_nothing(
+    own_nats_server: NatsServer, tenant: Tenant
+) -> None:
+    async with connect(own_nats_server) as bus, connect(own_nats_server) as other:
+        heard: list[bytes] = []
+
+        async def hear(message: Msg) -> None:
+            await asyncio.sleep(0)
+            heard.append(message.data)
+
+        subscription = await bus.subscribe(f"inbox.{tenant}.request", hear)
+        await bus.flush()
+        for number in range(100):
+            await other.publish(f"inbox.{tenant}.request", b"%d" % number)
+        await other.flush()
+        await bus.drain(subscription)
+        assert heard == [b"%d" % number for number in range(100)]
+        await other.publish(f"inbox.{tenant}.request", b"late")
+        await other.flush()
+        await bus.flush()
+        assert len(heard) == 100
+        deaf = await bus.subscribe(f"inbox.{tenant}.request", hear)
+        with frozen(own_nats_server):
+            await bus.drain(deaf)
+        await bus.flush()
+        assert await bus.ask("$JS.API.STREAM.INFO.WORK", b"")

@@ -31,6 +31,7 @@ RECONNECT_SECONDS: Final[Any] = 0.2  # Any: nats-py declares an int and sleeps i
 MEASURE_SECONDS: Final = 60.0
 MEASURE_AGAIN_SECONDS: Final = 2.0
 GUARD_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 5.0
 WARN_OFFSET_SECONDS: Final = 5.0
 
 log = logs.get(__name__)
@@ -178,6 +179,17 @@ class Bus:
         ):  # closed, or gone with its connection: nothing is heard either way
             await subscription.unsubscribe()
 
+    async def drain(self, subscription: Subscription) -> None:
+        """Stop hearing, after what was on its way has been handled; what a silent broker still holds is left."""
+        # nats-py's own drain flushes by `nc.flush`: given up after a while, it would make the connection deaf (see
+        # _Pong).
+        with contextlib.suppress(Unavailable, TimeoutError, nats.errors.Error, OSError):
+            await self.nc._send_unsubscribe(subscription._id)
+            await self.flush()
+            async with asyncio.timeout(REQUEST_SECONDS):
+                await subscription._pending_queue.join()
+        await self.unsubscribe(subscription)
+
     async def flush(self, within: float = REQUEST_SECONDS) -> None:
         """Wait until the broker has seen all that was sent. Raises Unavailable."""
         if not self.nc.is_connected:
@@ -300,5 +312,7 @@ async def _guard(bus: Bus, closed: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _close(nc: Client) -> None:
-    with contextlib.suppress(OSError, nats.errors.Error):  # nats-py raises when it is closed while disconnected
-        await nc.close()
+    # nats-py raises when it is closed while disconnected, and waits for a frozen broker to take what is still unsent.
+    with contextlib.suppress(OSError, nats.errors.Error, TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await nc.close()

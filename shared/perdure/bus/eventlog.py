@@ -157,28 +157,27 @@ class EventLog:
         return (await self.info(shard)).created_at
 
     async def _find(self, ref: JobRef, seq: int) -> StreamSeq:
-        """The stream sequence of the event `seq` of a job; of its last event when it has fewer. About 12 reads.
+        """A stream sequence behind which lie all events after the job's `seq`, and few before it. About 12 reads.
 
-        A log is dense in `seq` and rising in both numbers, so it can be bisected by stream sequence although the stream
-        holds other jobs' events in between.
+        A log rises in both numbers, so it can be bisected by stream sequence although the stream holds other jobs'
+        events in between.
         """
         stream, subject = self._where(ref)
         last = await self.tail(ref)
         if last is None or last.event.seq <= seq:
             return last.at if last is not None else StreamSeq(0)
-        low, high = 0, int(last.at)  # the event lies in (low, high]
-        while True:
+        low, high = 0, int(last.at)  # no event at or before `low` is wanted; all after `high` are
+        while low < high:
             middle = (low + high) // 2
             read = await direct_get(self._bus, stream, Ask(seq=middle + 1, next_by_subj=subject))
-            if read is None:  # only a replica that is behind: it holds fewer than `seq` events after the middle
+            if read is None:  # the leader has a later one
                 raise Unavailable(f"{stream} is behind")
             found = _stored(ref, read)
-            if found.event.seq == seq:
-                return found.at
-            if found.event.seq < seq:
-                low = found.at
-            else:
+            if found.event.seq > seq:
                 high = middle
+            else:
+                low = found.at
+        return StreamSeq(low)
 
     def _where(self, ref: JobRef) -> tuple[str, str]:
         subject = names.event_subject(self._shards, ref)

@@ -43,12 +43,31 @@ class Lease:
         self.believed_until = delivery.received_at + lease_seconds - self.margin_seconds
         self.lost = asyncio.Event()  # of the main loop
         self._clock = clock
+        self._lock = (
+            threading.Lock()
+        )  # between the main loop, which may end the belief, and the thread, which prolongs it
+        self._over = False
         self._release: Callable[[], None] | None = None
 
     @property
     def believed(self) -> bool:
         """Whether the job may be worked on now."""
-        return self._clock.monotonic() < self.believed_until and not self.lost.is_set()
+        return self._clock.monotonic() < self.believed_until
+
+    def _prolong(self, until: float) -> bool:
+        """Believe until then, unless the belief is over: it never comes back, because somebody may have acted on its
+        end.
+        """
+        with self._lock:
+            self._over = self._over or self._clock.monotonic() >= self.believed_until
+            if not self._over:
+                self.believed_until = until
+            return not self._over
+
+    def _give_up(self) -> None:
+        with self._lock:
+            self._over = True
+            self.believed_until = min(self.believed_until, self._clock.monotonic())
 
     def release(self) -> None:
         """No more heartbeats: acked, handed back, or given up. May be called again."""
@@ -88,6 +107,7 @@ class Heartbeats:
         )
         self._clock, self._on_closed, self._on_stalled = clock, on_closed, on_stalled
         self._thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
+        self._held: set[Lease] = set()  # the main loop's
         self._kept: dict[Lease, asyncio.Task[None]] = {}  # the thread's
         self._ticked = 0.0
         self._told = False
@@ -115,21 +135,39 @@ class Heartbeats:
     def hold(self, delivery: Delivery, lease_seconds: float) -> Lease:
         """Keep `delivery` from being redelivered, from now on. On the main loop."""
         lease = Lease(delivery, lease_seconds, self._clock)
-        lease._release = partial(self._call, self._let_go, lease)
+        lease._release = partial(self._released, lease)
+        self._held.add(lease)
         self._call(self._take, lease)
         return lease
 
     # -------------------------------------------------------------------------------------------- the main loop
 
     async def _tick(self) -> None:
+        """Show the thread that this loop lives, and see for itself which beliefs are over: the thread may be the
+        dead one.
+        """
         while True:
-            self._ticked = self._clock.monotonic()
+            self._ticked = now = self._clock.monotonic()
+            for lease in [h for h in self._held if h.believed_until <= now]:
+                self._lose(lease)
             await self._clock.sleep(TICK_SECONDS)
+
+    def _lose(self, lease: Lease) -> None:
+        if lease in self._held:
+            self._held.discard(lease)
+            lease._give_up()
+            self._call(self._let_go, lease)
+            log.warning("lease lost", job_id=lease.delivery.ref.job, lease_seconds=lease.lease_seconds)
+            lease.lost.set()
+
+    def _released(self, lease: Lease) -> None:
+        self._held.discard(lease)
+        self._call(self._let_go, lease)
 
     async def _end(self) -> None:
         self._ticking.cancel()
         await asyncio.wait((self._ticking,))
-        self._call(self._serving.cancel)
+        self._call(self._stop)
         await asyncio.to_thread(self._thread.join)
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
@@ -152,8 +190,6 @@ class Heartbeats:
 
     def _failed(self, exc: BaseException) -> None:
         log.error("the heartbeat thread ended", error=repr(exc))
-        for lease in list(self._kept):
-            self._tell_main(lease.lost.set)
         self._tell_main(self._refuse, exc)
         if self._on_closed is not None:
             self._on_closed(f"the heartbeat thread ended: {exc!r}")
@@ -167,6 +203,9 @@ class Heartbeats:
             self._tell_main(self._accept)
             while True:
                 await self._clock.sleep(TICK_SECONDS)
+
+    def _stop(self) -> None:
+        self._serving.cancel()
 
     def _accept(self) -> None:
         if not self._ready.done():
@@ -194,13 +233,11 @@ class Heartbeats:
             except (Unavailable, OutcomeUnknown):
                 at = max(self._clock.monotonic(), sent + most / 2)
                 continue
-            if self._clock.monotonic() >= lease.believed_until:  # too late: whoever asked meanwhile was told "no"
+            if not lease._prolong(sent + lease.lease_seconds - lease.margin_seconds):  # confirmed too late
                 break
-            lease.believed_until = sent + lease.lease_seconds - lease.margin_seconds
             at = sent + every
         self._kept.pop(lease, None)
-        log.warning("lease lost", job_id=lease.delivery.ref.job, lease_seconds=lease.lease_seconds)
-        self._tell_main(lease.lost.set)
+        self._tell_main(self._lose, lease)
 
     def _stalled(self, lease: Lease, now: float) -> bool:
         silent = now - self._ticked

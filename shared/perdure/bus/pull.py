@@ -17,14 +17,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
-import nats.errors
 from msgspec import Struct
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from perdure import log as logs
 from perdure.bus import subject as names
-from perdure.bus.connection import REQUEST_SECONDS, Bus
+from perdure.bus.connection import Bus
 from perdure.bus.delivery import Delivery, read
 from perdure.bus.layout import SECOND
 from perdure.bus.subject import WORK, Priority
@@ -163,13 +162,11 @@ class Pull:
         subscription, source.subscription, source.armed = source.subscription, None, 0
         if subscription is None:
             return
-        if self._stopping.is_set() and self._bus.connected:
+        if self._stopping.is_set():
             # What is on its way still arrives, and goes back at once instead of waiting for its lease to run out.
-            with contextlib.suppress(nats.errors.Error, TimeoutError, OSError):
-                async with asyncio.timeout(REQUEST_SECONDS):
-                    await subscription.drain()  # type: ignore[no-untyped-call]  # nats-py leaves it without types
-                return
-        await self._bus.unsubscribe(subscription)
+            await self._bus.drain(subscription)
+        else:
+            await self._bus.unsubscribe(subscription)
 
     async def _rest(self, source: _Source) -> None:
         pause, source.pause = source.pause, min(2 * source.pause, LONGEST_PAUSE_SECONDS)
