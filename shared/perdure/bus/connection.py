@@ -7,7 +7,7 @@ reconnect attempts says: `on_closed` is told then, and nothing on this connectio
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -20,6 +20,7 @@ from nats.aio.subscription import Subscription
 from nats.protocol.parser import AUTHORIZATION_VIOLATION
 
 from perdure import log as logs
+from perdure.bus.natspy import Pong, cancellable, close, given_up
 from perdure.clock import SystemClock
 from perdure.errors import OutcomeUnknown, PerdureError, TooLarge, Unauthenticated, Unavailable
 
@@ -31,7 +32,6 @@ RECONNECT_SECONDS: Final[Any] = 0.2  # Any: nats-py declares an int and sleeps i
 MEASURE_SECONDS: Final = 60.0
 MEASURE_AGAIN_SECONDS: Final = 2.0
 GUARD_SECONDS: Final = 5.0
-CLOSE_SECONDS: Final = 5.0
 WARN_OFFSET_SECONDS: Final = 5.0
 
 log = logs.get(__name__)
@@ -46,16 +46,6 @@ class _Timed(msgspec.Struct):
 
 
 _timed: Final = msgspec.json.Decoder(_Timed)
-
-
-class _Pong(asyncio.Future[bool]):
-    """The answer to a ping. nats-py resolves it without looking: an ordinary future whose waiter has given up raises
-    there, its read loop ends, and the connection is deaf until its own pings go unanswered.
-    """
-
-    def set_result(self, result: bool) -> None:
-        if not self.done():
-            super().set_result(result)
 
 
 class Bus:
@@ -130,7 +120,7 @@ class Bus:
         if not self.nc.is_connected:  # looked at first: nats-py keeps a future for each request that it refuses
             raise Unavailable("not connected to the broker")
         try:
-            with _cancellable():
+            with cancellable():
                 return await self.nc.request(subject, body, timeout=within, headers=dict(headers) if headers else None)
         except nats.errors.OutboundBufferLimitError as exc:
             # With pending_size=0 nats-py raises this before a byte is written or kept: surely not sent.
@@ -195,9 +185,9 @@ class Bus:
         if not self.nc.is_connected:
             raise Unavailable("not connected to the broker")
         try:
-            with _cancellable():
+            with cancellable():
                 async with asyncio.timeout(within):
-                    pong = _Pong()
+                    pong = Pong()
                     await self.nc._send_ping(pong)  # what `nc.flush` does, with a future that may be given up
                     await pong
         except (nats.errors.Error, TimeoutError, OSError) as exc:
@@ -216,16 +206,6 @@ class Bus:
                 await self.clock.sleep(MEASURE_AGAIN_SECONDS)
             else:
                 await self.clock.sleep(MEASURE_SECONDS)
-
-
-@contextlib.contextmanager
-def _cancellable() -> Iterator[None]:
-    """Raise the cancellation that nats-py lost: `wait_for` of Python 3.11 swallows one that meets the answer."""
-    task = asyncio.current_task()
-    before = task.cancelling() if task is not None else 0
-    yield
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
 
 
 @asynccontextmanager
@@ -284,7 +264,7 @@ async def _connected(
         bus._closing = True
         connecting.cancel()
         await asyncio.wait((connecting,))
-        await _close(bus.nc)
+        await close(bus.nc)
         raise
     tasks = [asyncio.create_task(_guard(bus, closed))]
     if measure:
@@ -296,23 +276,13 @@ async def _connected(
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        await _close(bus.nc)
+        await close(bus.nc)
 
 
 async def _guard(bus: Bus, closed: Callable[[], Awaitable[None]]) -> None:
-    """Notice that nobody reconnects any more: nats-py's own task for it ends without a word on an error that it did
-    not expect.
-    """
+    """Notice that nobody reconnects any more."""
     while True:
         await bus.clock.sleep(GUARD_SECONDS)
-        reconnecting = bus.nc._reconnection_task
-        if bus.nc.is_reconnecting and (reconnecting is None or reconnecting.done()):
+        if given_up(bus.nc):
             await closed()
             return
-
-
-async def _close(nc: Client) -> None:
-    # nats-py raises when it is closed while disconnected, and waits for a frozen broker to take what is still unsent.
-    with contextlib.suppress(OSError, nats.errors.Error, TimeoutError):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await nc.close()

@@ -1,0 +1,44 @@
+"""What nats-py 2.16 does otherwise than a connection that is to live for ever needs it: each thing with its cure."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+import nats.errors
+from nats.aio.client import Client
+
+CLOSE_SECONDS: Final = 5.0
+
+
+class Pong(asyncio.Future[bool]):
+    """The answer to a ping. nats-py resolves it without looking: an ordinary future whose waiter has given up raises
+    there, its read loop ends, and the connection is deaf until its own pings go unanswered.
+    """
+
+    def set_result(self, result: bool) -> None:
+        if not self.done():
+            super().set_result(result)
+
+
+@contextlib.contextmanager
+def cancellable() -> Iterator[None]:
+    """Raise the cancellation that nats-py lost: `wait_for` of Python 3.11 swallows one that meets the answer."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    yield
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+def given_up(nc: Client) -> bool:
+    """Whether nobody reconnects any more: the task for it ends without a word on an error that it did not expect."""
+    reconnecting = nc._reconnection_task
+    return nc.is_reconnecting and (reconnecting is None or reconnecting.done())
+
+
+async def close(nc: Client) -> None:
+    """Close for ever. nats-py raises when it is disconnected, and waits for a frozen broker to take what is unsent."""
+    with contextlib.suppress(OSError, nats.errors.Error, TimeoutError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await nc.close()
