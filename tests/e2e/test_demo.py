@@ -3,10 +3,14 @@
 import asyncio
 import os
 import pty
+import re
 import sys
 
 from perdure.clock import SystemClock
 from perdure.testing.chatmodel import ChatModel
+
+
+STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 async def demo(environ: dict[str, str], *arguments: str) -> tuple[int, str]:
@@ -59,12 +63,12 @@ async def test_on_a_terminal_a_person_is_asked(environ: dict[str, str]) -> None:
 
     async def until(text: str) -> None:
         nonlocal said
-        async with asyncio.timeout(60):
-            while text not in said:
-                try:
-                    said += (await asyncio.to_thread(os.read, ours, 4096)).decode(errors="replace")
-                except OSError:  # the other end is closed: the program has ended
-                    raise AssertionError(said) from None
+        while text not in said:
+            try:
+                async with asyncio.timeout(60):
+                    said += STYLE.sub("", (await asyncio.to_thread(os.read, ours, 4096)).decode(errors="replace"))
+            except OSError as exc:  # a time-out, or the other end is closed: the program has ended
+                raise AssertionError(f"it never said {text!r}: {said}") from exc
 
     try:
         await until("answer [approve/reject]")
