@@ -9,7 +9,6 @@ import sys
 from perdure.clock import SystemClock
 from perdure.testing.chatmodel import ChatModel
 
-
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
