@@ -62,8 +62,6 @@ async def _caller(bench: Bench, recorded: Entry, hang_seconds: float) -> Call | 
                 if not fits(recorded, call.entry):
                     raise changed(recorded, call.entry)
                 return call
-            if branch.closing is not None:
-                return None
             if branch.done:
                 raise changed(recorded, "end")
             if call is not None and call.entry is not None:
