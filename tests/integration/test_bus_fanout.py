@@ -2,6 +2,8 @@
 kind.
 """
 
+import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -217,3 +219,31 @@ async def test_a_client_that_uses_none_of_our_code_hears_a_jobs_events_and_nobod
         await client.flush()
         await eventually(lambda before=before: len(errors) > before)
     await client.close()
+
+
+async def test_a_gateway_that_fell_behind_still_passes_deltas_and_events_in_their_order(
+    nats_server: NatsServer, tenant: Tenant
+) -> None:
+    async def write(ref: list[JobRef]) -> None:
+        async with connect(nats_server, "runner") as runner:
+            deltas = Deltas(runner)
+            told = await Told(EventLog(runner, 8), tenant).begin()
+            ref.append(told.ref)
+            ready.set()
+            await asyncio.to_thread(followed.wait)
+            for number in range(20):
+                deltas.publish(told.ref, b"%d" % number)
+                await told.put(told.story.step(f"s{number}"))
+
+    refs: list[JobRef] = []
+    ready, followed = threading.Event(), threading.Event()
+    async with connect(nats_server, "gateway") as gateway, Fanout.open(gateway) as fanout:
+        writer = threading.Thread(target=lambda: asyncio.run(write(refs)))
+        writer.start()
+        await asyncio.to_thread(ready.wait)
+        with fanout.follow(refs[0]) as inbox:
+            followed.set()
+            writer.join()  # this loop hears nothing until all of it has arrived
+            frames = [await inbox.next(20) for _ in range(40)]
+    assert frames[::2] == [LiveDelta(b"%d" % number) for number in range(20)]
+    assert all(isinstance(f, LiveEvent) for f in frames[1::2])

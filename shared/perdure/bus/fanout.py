@@ -1,5 +1,4 @@
-"""One wildcard subscription a process for the events of all jobs, one for their deltas; a bounded inbox for each
-follower.
+"""One wildcard subscription a process for the events and deltas of all jobs; a bounded inbox for each follower.
 
 No consumer per client, and nothing that waits for a slow one: an inbox that is full is emptied and says `Lagged`, which
 means "read the log from where you are". A reconnect says the same, because what was republished meanwhile was not
@@ -16,7 +15,7 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 
 from perdure.bus.connection import Bus
-from perdure.bus.subject import EVERY_DELTA, EVERY_EVENT
+from perdure.bus.subject import EVERY_LIVE
 from perdure.ids import JobRef, StreamSeq
 
 MOST_FRAMES: Final = 1_000
@@ -111,27 +110,13 @@ class Fanout:
             if not inboxes:
                 del self._followers[key]
 
-    async def _event(self, message: Msg) -> None:
-        inboxes = self._of(message)
-        if not inboxes:
+    async def _heard(self, message: Msg) -> None:
+        _, tenant, job, kind = message.subject.split(".")
+        inboxes = self._followers.get((tenant, job))
+        if not inboxes or (frame := _frame(kind, message)) is None:
             return
-        headers = message.headers or {}
-        try:
-            seq, previous = int(headers["Nats-Sequence"]), int(headers["Nats-Last-Sequence"])
-        except (KeyError, ValueError):  # not from the log: somebody published on the public subject
-            return
-        frame = LiveEvent(StreamSeq(seq), StreamSeq(previous), message.data)
         for inbox in inboxes:
             inbox.put(frame)
-
-    async def _delta(self, message: Msg) -> None:
-        frame = LiveDelta(message.data)
-        for inbox in self._of(message):
-            inbox.put(frame)
-
-    def _of(self, message: Msg) -> frozenset[Inbox] | set[Inbox]:
-        _, tenant, job, _ = message.subject.split(".")
-        return self._followers.get((tenant, job), frozenset())
 
     def _lagged(self) -> None:
         for inboxes in self._followers.values():
@@ -144,16 +129,25 @@ async def _opened(fanout: Fanout) -> AsyncGenerator[Fanout]:
     bus = fanout._bus
     forget = bus.on_reconnect(fanout._lagged)
     try:
-        events = await bus.subscribe(EVERY_EVENT, fanout._event)
-        deltas = await bus.subscribe(EVERY_DELTA, fanout._delta)
+        live = await bus.subscribe(EVERY_LIVE, fanout._heard)
         try:
-            await bus.flush()  # the broker knows both: whoever registers from now on misses nothing
+            await bus.flush()  # the broker knows it: whoever registers from now on misses nothing
             yield fanout
         finally:
-            await bus.unsubscribe(events)
-            await bus.unsubscribe(deltas)
+            await bus.unsubscribe(live)
     finally:
         forget()
+
+
+def _frame(kind: str, message: Msg) -> Frame | None:
+    if kind == "delta":
+        return LiveDelta(message.data)
+    headers = message.headers or {}
+    try:
+        seq, previous = int(headers["Nats-Sequence"]), int(headers["Nats-Last-Sequence"])
+    except (KeyError, ValueError):  # not from a log: somebody published on the public subject
+        return None
+    return LiveEvent(StreamSeq(seq), StreamSeq(previous), message.data) if kind == "event" else None
 
 
 def _size(frame: Frame) -> int:

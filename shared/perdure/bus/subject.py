@@ -21,7 +21,8 @@ MOST_SHARDS: Final = 16  # one hexadecimal digit
 CANARY: Final = Tenant("canary")  # the supervisor's own; nobody's job
 
 EVERY_EVENT: Final = "job.*.*.event"
-EVERY_DELTA: Final = "job.*.*.delta"
+EVERY_LIVE: Final = "job.*.*.*"  # events and deltas in one subscription, so in the order in which the broker sent them
+EVERY_CALL: Final = "call.*"
 
 _EVENT: Final = re.compile(rf"ev\.[0-9]{{1,2}}\.([a-z0-9][a-z0-9_-]{{0,31}})\.({UUID.pattern})", re.ASCII)
 _WORK: Final = re.compile(rf"work\.([a-z0-9][a-z0-9_-]{{0,31}})\.({'|'.join(PRIORITIES)})\.({UUID.pattern})", re.ASCII)
@@ -76,6 +77,11 @@ def delta_subject(ref: JobRef) -> str:
 def inbox_subject(tenant: Tenant) -> str:
     """Where everybody hears what becomes of a tenant's requests. Raises Malformed."""
     return f"inbox.{_token(tenant)}.request"
+
+
+def call_subject(verb: str) -> str:
+    """Where runners ask gateways `verb`. Raises Malformed."""
+    return f"call.{_token(verb)}"
 
 
 def work_subject(queue: Queue, priority: Priority, job: JobId) -> str:
