@@ -78,6 +78,11 @@ def job_id_of_key(tenant: Tenant, owner: Principal, key: str) -> JobId:
     return JobId(derived("job", tenant, owner, key))
 
 
+def child_job_id(parent: JobId, path: str, name: str, occurrence: int) -> JobId:
+    """The id of the one job that a call of `parent` can start: a second pass starts nothing new."""
+    return JobId(derived("child", parent, path, name, str(occurrence)))
+
+
 def effect_key(root: str, path: str, name: str, occurrence: int) -> str:
     """`ctx.idempotency_key`: stable over attempts, so that the outside world can tell a repeated effect."""
     return str(uuid.uuid5(uuid.UUID(root), msgspec.json.encode([path, name, str(occurrence)]).decode()))
