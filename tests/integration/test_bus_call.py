@@ -82,12 +82,15 @@ async def test_a_fault_of_the_gateway_is_worth_another_try_and_ends_nothing(conn
     async def fails(_: bytes) -> Told:
         raise ZeroDivisionError
 
-    async with connect_as("gateway") as gateway, connect_as("runner") as runner:
-        async with answering(gateway, {"fails": fails, "shout": shout}):
-            await gateway.flush()
-            with pytest.raises(Unavailable):
-                await Calls(runner).ask("fails", Ask(""), Told)
-            assert await Calls(runner).ask("shout", Ask("on"), Told) == Told("ON")
+    async with (
+        connect_as("gateway") as gateway,
+        connect_as("runner") as runner,
+        answering(gateway, {"fails": fails, "shout": shout}),
+    ):
+        await gateway.flush()
+        with pytest.raises(Unavailable):
+            await Calls(runner).ask("fails", Ask(""), Told)
+        assert await Calls(runner).ask("shout", Ask("on"), Told) == Told("ON")
 
 
 async def test_nobody_there_and_an_unknown_verb_are_told_apart(connect_as: ConnectAs) -> None:
@@ -148,15 +151,20 @@ async def test_each_call_is_answered_by_one_gateway_and_a_slow_one_holds_up_no_o
             await release.wait()
         return Told(text)
 
-    async with connect_as("gateway") as first, connect_as("gateway") as second, connect_as("runner") as runner:
-        async with answering(first, {"slow": slow}), answering(second, {"slow": slow}):
-            await first.flush()
-            await second.flush()
-            waiting = asyncio.create_task(Calls(runner).ask("slow", Ask("slow"), Told))
-            for number in range(20):
-                assert (await Calls(runner).ask("slow", Ask(str(number)), Told)).text == str(number)
-            release.set()
-            assert (await waiting).text == "slow"
+    async with (
+        connect_as("gateway") as first,
+        connect_as("gateway") as second,
+        connect_as("runner") as runner,
+        answering(first, {"slow": slow}),
+        answering(second, {"slow": slow}),
+    ):
+        await first.flush()
+        await second.flush()
+        waiting = asyncio.create_task(Calls(runner).ask("slow", Ask("slow"), Told))
+        for number in range(20):
+            assert (await Calls(runner).ask("slow", Ask(str(number)), Told)).text == str(number)
+        release.set()
+        assert (await waiting).text == "slow"
     assert sorted(calls) == sorted(["slow", *map(str, range(20))])
 
 
@@ -196,14 +204,18 @@ async def test_a_reply_goes_to_runners_and_to_nobody_else(
     async def note(message: object) -> None:
         heard.append(b"")
 
-    async with connect_as("gateway") as gateway, connect_as("runner") as runner, connect_as("admin") as admin:
-        async with answering(gateway, {"works": works}):
-            if reply:
-                await admin.subscribe(reply, note)
-            await admin.flush()
-            await gateway.flush()
-            await runner.publish("call.works", b"{}", reply=reply)
-            await Calls(runner).ask("works", Ask(""), Told)  # the group's next call: the one before was looked at
-            await admin.flush()
+    async with (
+        connect_as("gateway") as gateway,
+        connect_as("runner") as runner,
+        connect_as("admin") as admin,
+        answering(gateway, {"works": works}),
+    ):
+        if reply:
+            await admin.subscribe(reply, note)
+        await admin.flush()
+        await gateway.flush()
+        await runner.publish("call.works", b"{}", reply=reply)
+        await Calls(runner).ask("works", Ask(""), Told)  # the group's next call: the one before was looked at
+        await admin.flush()
     assert len(worked) == 1
     assert heard == []
