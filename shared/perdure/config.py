@@ -40,6 +40,12 @@ def _address(value: object) -> object:
     return Address(host.strip("[]") or "127.0.0.1", int(port))
 
 
+def _addresses(value: object) -> object:
+    """A comma list of `host:port`."""
+    parts = _list(value)
+    return tuple(_address(part) for part in parts) if isinstance(parts, tuple) else parts
+
+
 def _token(value: str) -> str:
     if not is_token(value):
         raise ValueError("each must be 1 to 32 of a-z 0-9 _ -, and begin with a letter or digit")
@@ -54,6 +60,7 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_list), Field(min_length=1)]
 QueueName = Annotated[str, BeforeValidator(_token)]
 Queues = Annotated[tuple[QueueName, ...], BeforeValidator(_list), Field(min_length=1)]
 Priorities = Annotated[tuple[Literal["low", "normal", "high"], ...], BeforeValidator(_list), Field(min_length=1)]
+Addresses = Annotated[tuple[Address, ...], BeforeValidator(_addresses)]
 HealthAddress = Annotated[Address | None, BeforeValidator(_address)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -108,7 +115,7 @@ class Settings(BaseModel):
             if isinstance(value, SecretStr):
                 value = value.get_secret_value()
             is_list = isinstance(value, tuple) and not isinstance(value, Address)
-            found[variable(field)] = ",".join(value) if is_list else str(value)
+            found[variable(field)] = ",".join(map(str, value)) if is_list else str(value)
         return found
 
 
@@ -144,7 +151,9 @@ class GatewaySettings(DatabaseSettings):
 
 
 class RunnerSettings(NatsSettings):
-    """A runner; its end waits for running steps. `slots`: jobs at the same time."""
+    """A runner; its end waits for running steps. `slots`: jobs at the same time. `outbound_allow`: hosts and ports that
+    flows may ask although they are inside, plain or on another port than 443 and 8443.
+    """
 
     queues: Queues = ("default",)
     priorities: Priorities = ("high", "normal", "low")
@@ -152,6 +161,7 @@ class RunnerSettings(NatsSettings):
     model_url: str | None = None
     model_key: SecretStr | None = None
     model_name: str | None = None
+    outbound_allow: Addresses = ()
 
 
 class SweeperSettings(DatabaseSettings):

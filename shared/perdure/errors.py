@@ -134,11 +134,13 @@ class Retryable(PerdureError):
     """For authors: this step failed and may be tried again (the default for every exception of a step).
 
     `code` is shown in `step.failed`; the message is the author's and may be seen by whoever may follow the job.
+    `after_seconds`: not before that time is over, as far as the step's policy lets anything wait (`most_seconds`).
     """
 
-    def __init__(self, message: str, code: str = "step_failed") -> None:
+    def __init__(self, message: str, code: str = "step_failed", after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.after_seconds = after_seconds
 
 
 class Terminal(PerdureError):

@@ -21,6 +21,7 @@ from perdure.core.event import Usage
 from perdure.core.graph import spec
 from perdure.engine.components.chat_model import ModelInputs, chat_model
 from perdure.engine.components.endpoint import ModelEndpoint
+from perdure.engine.components.outbound import Outbound
 from perdure.engine.components.registry import builtin
 from perdure.engine.graph import graph_workflow
 from perdure.engine.result import Result
@@ -72,9 +73,9 @@ def ask(model: ChatModel, context: Recorder) -> Ask:
             "read_seconds": 2.0,
         }
         given |= {name: inputs.pop(name) for name in list(inputs) if name in given}
-        result: Result[str] = await chat_model(ModelEndpoint(**given)).run(
-            context, ModelInputs(prompt=prompt, **inputs)
-        )
+        endpoint = ModelEndpoint(**given)
+        component = chat_model(endpoint, Outbound([endpoint.address]))
+        result: Result[str] = await component.run(context, ModelInputs(prompt=prompt, **inputs))
         return result
 
     return ask
@@ -219,9 +220,9 @@ async def test_a_call_that_is_cancelled_lets_go_of_the_endpoint(ask: Ask, model:
 
 async def test_what_is_not_configured_is_said() -> None:
     with pytest.raises(Terminal, match="PERDURE_MODEL_URL"):
-        await chat_model(None).run(Recorder(), ModelInputs(prompt="x"))
+        await chat_model(None, Outbound()).run(Recorder(), ModelInputs(prompt="x"))
     with pytest.raises(Terminal, match="PERDURE_MODEL_NAME"):
-        await chat_model(ModelEndpoint(url="http://127.0.0.1:9")).run(Recorder(), ModelInputs(prompt="x"))
+        await chat_model(ModelEndpoint(url="http://127.0.0.1:9"), Outbound()).run(Recorder(), ModelInputs(prompt="x"))
 
 
 @pytest.mark.parametrize(
@@ -314,7 +315,8 @@ async def test_the_server_runs_as_a_process_fails_as_told_and_ends_on_sigterm(co
     process = started("--fail-first", "1")
     try:
         url = await asyncio.to_thread(url_of, process)
-        component = chat_model(ModelEndpoint(url=url, name="m"))
+        endpoint = ModelEndpoint(url=url, name="m")
+        component = chat_model(endpoint, Outbound([endpoint.address]))
         with pytest.raises(Retryable):
             await component.run(context, ModelInputs(prompt="tea"))
         assert SIGNATURE in (await component.run(context, ModelInputs(prompt="tea"))).value

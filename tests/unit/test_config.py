@@ -113,6 +113,7 @@ def test_the_names_are_the_documented_ones() -> None:
         "PERDURE_NATS_PASSWORD",
         "PERDURE_NATS_SERVER",
         "PERDURE_NATS_USER",
+        "PERDURE_OUTBOUND_ALLOW",
         "PERDURE_PARENT",
         "PERDURE_PORT",
         "PERDURE_PRIORITIES",
@@ -121,6 +122,14 @@ def test_the_names_are_the_documented_ones() -> None:
         "PERDURE_SQL_OUTAGE_SECONDS",
         "PERDURE_URL",
     }
+
+
+def test_a_runner_knows_what_flows_may_reach() -> None:
+    settings = RunnerSettings.load({"PERDURE_OUTBOUND_ALLOW": "intra.example:8080, [::1]:443"})
+    assert settings.outbound_allow == (("intra.example", 8080), ("::1", 443))
+    assert settings.environ() == {"PERDURE_OUTBOUND_ALLOW": "intra.example:8080,[::1]:443"}
+    with pytest.raises(Invalid):
+        RunnerSettings.load({"PERDURE_OUTBOUND_ALLOW": "intra.example"})
 
 
 def test_a_client_finds_its_url_and_key() -> None:

@@ -68,7 +68,7 @@ async def serve(settings: RunnerSettings, service: Service) -> None:
             eventlog=eventlog,
             doorbells=doorbells,
             heartbeats=heartbeats,
-            flows=Flows(bus, _model(settings)),
+            flows=Flows(bus, _model(settings), settings.outbound_allow),
             execute=executor.execute,
             clock=clock,
             chance=chance,

@@ -1,18 +1,22 @@
 """From the flow that a job names to something the engine can run: definitions by digest, the last 256 kept."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
-from perdure.engine.workflow import Workflow
 
 from perdure.bus.blob import get
 from perdure.bus.connection import Bus
 from perdure.core.event import FlowRef
-from perdure.core.graph.spec import parse
+from perdure.core.graph import nested
+from perdure.core.graph.spec import GraphSpec, parse
+from perdure.engine.components.address import HostPort
 from perdure.engine.components.endpoint import ModelEndpoint
+from perdure.engine.components.outbound import Outbound
 from perdure.engine.components.registry import builtin
 from perdure.engine.graph import graph_workflow
+from perdure.engine.workflow import Workflow
 from perdure.errors import Invalid, Malformed, NotFound, UnsupportedVersion
 from perdure.ids import Digest, Tenant
 
@@ -22,9 +26,11 @@ KEPT: Final = 256
 class Flows:
     """Loads the workflow of a job. A definition never changes under its digest, so what is kept is never stale."""
 
-    def __init__(self, bus: Bus, model: ModelEndpoint | None) -> None:
+    def __init__(self, bus: Bus, model: ModelEndpoint | None, allow: Collection[HostPort] = ()) -> None:
+        """`allow`: hosts and ports that flows may ask wherever they lead; the model's is always among them."""
         self._bus = bus
-        self._components = builtin(model)
+        hosts = {(host.lower(), port) for host, port in allow}
+        self._components = builtin(model, Outbound(hosts if model is None else hosts | {model.address}))
         self._kept: OrderedDict[tuple[Tenant, Digest], Workflow] = OrderedDict()
 
     async def workflow(self, tenant: Tenant, flow: FlowRef) -> Workflow:
@@ -40,11 +46,25 @@ class Flows:
             self._kept.move_to_end(key)
             return self._kept[key]
         try:
-            definition = msgspec.json.decode(await get(self._bus, tenant, flow.digest))
-            workflow = graph_workflow(parse(definition), self._components)
+            workflow = graph_workflow(await self._graph(tenant, flow.digest, {}), self._components)
         except (NotFound, Malformed, Invalid, msgspec.DecodeError) as exc:
             raise UnsupportedVersion(f"flow {flow.name} version {flow.version} cannot be run here: {exc}") from exc
         self._kept[key] = workflow
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return workflow
+
+    async def _graph(self, tenant: Tenant, digest: Digest, known: dict[Digest, GraphSpec], depth: int = 1) -> GraphSpec:
+        """The graph of a stored definition, its sub-flows read before it; `known` are those that were read already."""
+        if depth > nested.MAX_DEPTH:
+            raise Malformed(f"flows nest deeper than {nested.MAX_DEPTH}")
+        if digest not in known:
+            definition = msgspec.json.decode(await get(self._bus, tenant, digest))
+            flows: dict[str, GraphSpec] = {}
+            for reference in nested.references(definition):
+                _, _, inner = nested.target(reference)
+                if inner is None:
+                    raise Malformed(f"sub-flow {reference} was not resolved when it was published")
+                flows[reference] = await self._graph(tenant, inner, known, depth + 1)
+            known[digest] = parse(definition, flows=flows)
+        return known[digest]

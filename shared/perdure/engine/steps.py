@@ -26,7 +26,7 @@ from perdure.engine.failure import step_failure, value_failure
 from perdure.engine.result import Result
 from perdure.engine.scope import RUN
 from perdure.engine.values import Shape, plain, shaped
-from perdure.errors import Malformed, StepFailed, TooLarge
+from perdure.errors import Malformed, Retryable, StepFailed, TooLarge
 
 if TYPE_CHECKING:
     from perdure.engine.bench import Bench
@@ -174,7 +174,8 @@ class StepCall(Call):
         if ended.error is not None:
             log.info("step raised", step=self._entry.key.name, error=type(ended.error).__name__)
             limit = self._work.timeout_seconds if ended.timed_out else None
-            return self._failed(step_failure(ended.error, limit), started_at, seconds)
+            after = ended.error.after_seconds if isinstance(ended.error, Retryable) else None
+            return self._failed(step_failure(ended.error, limit), started_at, seconds, after)
         given = ended.value if isinstance(ended.value, Result) else Result(ended.value)
         try:
             result = plain(given.value)
@@ -195,12 +196,14 @@ class StepCall(Call):
             usage=given.usage,
         )
 
-    def _failed(self, failure: ev.Failure, started_at: Instant, seconds: float) -> ev.StepFailedData:
+    def _failed(
+        self, failure: ev.Failure, started_at: Instant, seconds: float, after_seconds: float | None = None
+    ) -> ev.StepFailedData:
         path, name, occurrence = self._entry.key
         failures = self._failures + 1
         wait = None
         if failure.retryable:
-            wait = retry.delay(self._work.policy, failures, self.bench.port.chance.random())
+            wait = retry.delay(self._work.policy, failures, self.bench.port.chance.random(), after_seconds)
         return ev.StepFailedData(
             step=name,
             occurrence=occurrence,

@@ -80,6 +80,14 @@ def test_the_default_is_five_tries_and_never_is_one() -> None:
     assert delay(NEVER, 1, 0.5) is None
 
 
+def test_what_the_failed_side_asks_for_is_waited_as_far_as_the_policy_goes() -> None:
+    policy = RetryPolicy(max_failures=3, first_seconds=1.0, most_seconds=60.0)
+    assert delay(policy, 1, 0.5, 30.0) == 30.0
+    assert delay(policy, 1, 0.5, 3600.0) == 60.0
+    assert delay(policy, 2, 1.0, 0.1) == 2.0
+    assert delay(policy, 3, 1.0, 30.0) is None
+
+
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
 def test_a_delay_is_a_share_of_the_doubled_one(failures: int, chance: float) -> None:
     found = delay(RetryPolicy(max_failures=100_000), failures, chance)

@@ -9,7 +9,7 @@ import pytest
 from perdure.core.graph import literal, shape, spec
 from perdure.core.graph.catalogue import BUILTIN, DEFAULT_ACTIONS
 from perdure.core.graph.ports import ComponentSpec
-from perdure.engine.components import chat_model, completion, endpoint
+from perdure.engine.components import address, chat_model, completion, endpoint, http_request, outbound
 
 DOCS = Path(__file__).parents[3] / "docs"
 REFERENCE = (DOCS / "reference" / "graph.md").read_text()
@@ -47,6 +47,14 @@ def test_the_failures_of_the_chat_model_are_those_of_the_code() -> None:
     raised = set(re.findall(r'"(model_[a-z_]+)"', code))
     section = REFERENCE.split("### `chat_model`")[1].split("\n### ")[0]
     assert set(re.findall(r"`(model_[a-z_]+)`", section)) == raised
+
+
+def test_the_failures_of_a_request_are_those_of_the_code() -> None:
+    code = "".join(Path(module.__file__ or "").read_text() for module in (http_request, outbound, address))
+    raised = set(re.findall(r'"(http_[a-z_]+|url_refused|invalid_input)"', code)) - {"http_request"}
+    section = REFERENCE.split("### `http_request`")[1].split("\n### ")[0].split("| code of the failure |")[1]
+    assert set(re.findall(r"`(http_[a-z_]+|url_refused|invalid_input)`", section)) == raised
+    assert all(f"`{name.lower()}`" in REFERENCE for name in http_request.SHOWN)
 
 
 def test_the_bounds_are_those_of_the_code() -> None:

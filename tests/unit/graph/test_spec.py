@@ -373,7 +373,7 @@ def test_an_input_that_does_not_fit_is_refused_at_the_place(
 
 def test_every_component_of_the_catalogue_bears_its_own_name() -> None:
     assert set(BUILTIN) == {
-        "chat_input", "text_input", "data_input", "template", "chat_model", "branch", "wait", "ask",
+        "chat_input", "text_input", "data_input", "template", "chat_model", "http_request", "branch", "wait", "ask",
         "subflow", "map", "chat_output", "text_output", "data_output",
     }  # fmt: skip
     assert all(name == component.name for name, component in BUILTIN.items())

@@ -86,6 +86,24 @@ BUILTIN: Final[Catalogue] = {
             outputs=_TEXT_OUT,
         ),
         ComponentSpec(
+            name="http_request",
+            inputs=(
+                _text("url", required=True, maximum=MAX_URL_CHARS),
+                _choice("method", *METHODS),
+                InputPort(name="headers", type="data", literal="headers"),
+                _data("query"),
+                _value("json"),
+                _text("text"),
+                _setting("ok_status", "statuses"),
+            ),
+            outputs=(
+                OutputPort(name="body", type="any"),
+                OutputPort(name="status", type="data"),
+                OutputPort(name="headers", type="data"),
+            ),
+            output_kind="data",
+        ),
+        ComponentSpec(
             name="branch",
             inputs=(_value("value", required=True), _setting("cases", "cases", required=True)),
             outputs=(OutputPort(name="default", type="any", branch=True),),

@@ -11,6 +11,7 @@ from perdure.core.graph.catalogue import BUILTIN
 from perdure.engine.components.completion import Completion
 from perdure.engine.components.contract import Component, ComponentContext
 from perdure.engine.components.endpoint import ModelEndpoint
+from perdure.engine.components.outbound import Outbound, Unreached, retry_after
 from perdure.engine.result import Result
 from perdure.errors import Retryable, Terminal
 
@@ -30,38 +31,42 @@ class ModelInputs(Struct, frozen=True):
     max_tokens: int | None = None
 
 
-def chat_model(endpoint: ModelEndpoint | None) -> Component:
-    """The component that asks `endpoint`. Without one its steps fail and say what is missing."""
+def chat_model(endpoint: ModelEndpoint | None, outbound: Outbound) -> Component:
+    """The component that asks `endpoint` through `outbound`. Without one its steps fail and say what is missing."""
 
     async def run(context: ComponentContext, inputs: ModelInputs) -> Result[str]:
         if endpoint is None:
             raise Terminal("this runner has no model endpoint: set PERDURE_MODEL_URL", code="model_not_configured")
-        return await _ask(endpoint, context, inputs)
+        return await _ask(outbound, endpoint, context, inputs)
 
     return Component(spec=BUILTIN["chat_model"], inputs=ModelInputs, run=run, timeout_seconds=TIMEOUT_SECONDS)
 
 
-async def _ask(endpoint: ModelEndpoint, context: ComponentContext, inputs: ModelInputs) -> Result[str]:
+async def _ask(
+    outbound: Outbound, endpoint: ModelEndpoint, context: ComponentContext, inputs: ModelInputs
+) -> Result[str]:
     """One call. Raises Retryable when another try may help (network, 429, 5xx, a broken answer), else Terminal."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=endpoint.connect_seconds, sock_read=endpoint.read_seconds)
-    # a session for each call: a kept connection to a server that restarts would fail the next call for nothing
-    async with aiohttp.ClientSession(timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session:
-        try:
-            async with session.post(
-                endpoint.completions, json=_body(endpoint, inputs), headers=endpoint.headers, allow_redirects=False
-            ) as response:
-                if response.status != 200:
-                    raise await _refusal(response, endpoint)
-                return await _read(response, context, cut_is_fine=inputs.max_tokens is not None)
-        except TimeoutError as exc:
-            raise Retryable("the model endpoint did not answer in time", code="model_unavailable") from exc
-        except aiohttp.ClientPayloadError as exc:
-            raise Retryable("the model's answer ended in the middle", code="model_answer_broken") from exc
-        except aiohttp.ClientError as exc:
-            # the class says enough; the text of some of them repeats headers
-            raise Retryable(
-                f"the model endpoint cannot be reached ({type(exc).__name__})", code="model_unavailable"
-            ) from None
+    body = msgspec.json.encode(_body(endpoint, inputs))
+    try:
+        async with outbound.send(
+            "POST",
+            endpoint.completions,
+            headers=endpoint.headers,
+            body=body,
+            connect_seconds=endpoint.connect_seconds,
+            read_seconds=endpoint.read_seconds,
+        ) as response:
+            if response.status != 200:
+                raise await _refusal(response, endpoint)
+            return await _read(response, context, cut_is_fine=inputs.max_tokens is not None)
+    except Unreached as exc:
+        match exc.why:
+            case "timeout":
+                raise Retryable("the model endpoint did not answer in time", code="model_unavailable") from exc
+            case "cut":
+                raise Retryable("the model's answer ended in the middle", code="model_answer_broken") from exc
+            case "network":
+                raise Retryable(f"the model endpoint is away: {exc}", code="model_unavailable") from exc
 
 
 async def _read(response: aiohttp.ClientResponse, context: ComponentContext, *, cut_is_fine: bool) -> Result[str]:
@@ -106,7 +111,8 @@ async def _refusal(response: aiohttp.ClientResponse, endpoint: ModelEndpoint) ->
     status = response.status
     said = f"the model endpoint answered {status}{await _reason(response, endpoint)}"
     if status in _AGAIN or status >= 500:
-        return Retryable(said, code="model_rate_limited" if status == 429 else "model_unavailable")
+        code = "model_rate_limited" if status == 429 else "model_unavailable"
+        return Retryable(said, code=code, after_seconds=retry_after(response.headers))
     return Terminal(said, code="model_unauthorized" if status in (401, 403) else "model_refused")
 
 

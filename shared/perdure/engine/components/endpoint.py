@@ -6,6 +6,7 @@ from typing import Final
 from msgspec import Struct
 from yarl import URL
 
+from perdure.engine.components.address import HostPort
 from perdure.errors import Malformed
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,4096}", re.ASCII)
@@ -42,12 +43,18 @@ class ModelEndpoint(Struct, frozen=True, kw_only=True):
         return f"ModelEndpoint(url={self.url!r}, name={self.name!r})"
 
     @property
-    def completions(self) -> URL:
+    def completions(self) -> str:
         """Where calls go."""
-        return URL(self.url.rstrip("/") + "/chat/completions")
+        return self.url.rstrip("/") + "/chat/completions"
+
+    @property
+    def address(self) -> HostPort:
+        """Host and port, for the list of what may be asked."""
+        url = URL(self.url)
+        return (url.host or "").lower(), url.port or 0
 
     @property
     def headers(self) -> dict[str, str]:
         """What every call carries."""
-        given = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
+        given = {"Accept": "text/event-stream", "Content-Type": "application/json"}
         return given if self.key is None else {**given, "Authorization": f"Bearer {self.key}"}
