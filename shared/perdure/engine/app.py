@@ -1,0 +1,141 @@
+"""The Python flows of a runner: the workflows of its `--app` modules, with what others must know of each.
+
+A flow is known by its name; the digest of its source says which code that was, for people and for versions, and is
+never compared with what a job was submitted under.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from perdure.core.schema import check_schema
+from perdure.engine.values import UNSHAPED, Shape, input_shape, shape_of
+from perdure.engine.workflow import Workflow, load
+from perdure.errors import Invalid, Malformed
+from perdure.ids import Digest
+
+MOST_FLOWS: Final = 500
+MOST_DESCRIPTION_CHARS: Final = 4_000
+
+Schema = dict[str, Any]  # JSON Schema, 2020-12
+
+
+class PythonFlow(Struct, frozen=True, kw_only=True):
+    """A workflow and what a gateway must know of it. A schema is None where the code declares nothing."""
+
+    workflow: Workflow  # its `digest` is this one's
+    module: str
+    digest: Digest
+    description: str | None = None
+    input_schema: Schema | None = None
+    output_schema: Schema | None = None
+
+
+class AppRefused(Malformed):
+    """A module of `--app` that this process cannot run; the message names it and says why."""
+
+
+def load_apps(modules: Iterable[str]) -> dict[str, PythonFlow]:
+    """The flows of `modules` (dotted names; the current folder is searched first), by name.
+
+    Raises AppRefused for a module that does not import or holds no workflow, for two workflows of one name, and for an
+    annotation that is no JSON.
+    """
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    found: dict[str, PythonFlow] = {}
+    for module in modules:
+        workflows = _workflows(module)
+        for name, workflow in workflows.items():
+            flow = _flow(workflow)
+            if name in found and found[name].workflow.fn is not workflow.fn:
+                raise AppRefused(f"--app: {found[name].module} and {flow.module} both define a workflow {name}")
+            found[name] = flow
+    if len(found) > MOST_FLOWS:
+        raise AppRefused(f"--app: {len(found)} workflows, at most {MOST_FLOWS}")
+    return found
+
+
+def _workflows(module: str) -> Mapping[str, Workflow]:
+    try:
+        workflows = load(module)
+    except Malformed as exc:
+        raise AppRefused(f"--app {module}: {exc}") from exc
+    except (Exception, SystemExit) as exc:  # whatever a user's module does when it is imported: the start ends with it
+        raise AppRefused(f"--app {module} does not import: {type(exc).__name__}: {exc}") from exc
+    if not workflows:
+        raise AppRefused(f"--app {module} holds no workflow: decorate an `async def` with `@workflow`")
+    return workflows
+
+
+def _flow(workflow: Workflow) -> PythonFlow:
+    fn = inspect.unwrap(workflow.fn)
+    module = fn.__module__
+    digest = _digest(module, fn)
+    description = inspect.getdoc(fn)
+    return PythonFlow(
+        workflow=replace(workflow, digest=digest),
+        module=module,
+        digest=digest,
+        description=description[:MOST_DESCRIPTION_CHARS] if description else None,
+        input_schema=_input_schema(workflow),
+        output_schema=schema_of(shape_of(fn), f"the result of {workflow.name}"),
+    )
+
+
+def _input_schema(workflow: Workflow) -> Schema | None:
+    shape = input_shape(workflow.fn)
+    if shape is None:  # the function takes no input: none may be given
+        return {"type": "null"}
+    return schema_of(shape, f"the input of {workflow.name}")
+
+
+def schema_of(shape: Shape, what: str) -> Schema | None:
+    """The JSON Schema of a type: plain types, msgspec's, dataclasses, pydantic's models; None where nothing is said.
+
+    Raises AppRefused, naming `what`, for a type that has none.
+    """
+    if shape is UNSHAPED:
+        return None
+    nested: dict[str, Any] = {}
+    try:
+        schema = _model_schema(shape) or msgspec.json.schema(shape, schema_hook=lambda kind: _nested(kind, nested))
+        if nested:
+            schema = {**schema, "$defs": {**nested, **schema.get("$defs", {})}}
+        check_schema(schema, "")
+    except (TypeError, NotImplementedError, Invalid) as exc:
+        raise AppRefused(f"--app: {what} is annotated with {shape!r}, which cannot be JSON") from exc
+    return schema
+
+
+def _model_schema(shape: Shape) -> Schema | None:
+    """What a pydantic model says of itself; None for another type. Importing pydantic would cost everyone its time."""
+    describe: Callable[[], Schema] | None = getattr(shape, "model_json_schema", None)
+    return describe() if callable(describe) else None
+
+
+def _nested(kind: type, nested: dict[str, Any]) -> Schema:
+    """A model inside another type: its definitions move to the root, where its `$ref`s look for them."""
+    schema = _model_schema(kind)
+    if schema is None:
+        raise NotImplementedError(kind.__name__)
+    nested.update(schema.pop("$defs", {}))
+    return schema
+
+
+def _digest(module: str, fn: Callable[..., object]) -> Digest:
+    """SHA-256 of the source of `module`; of the function's code where there is no source to read."""
+    loaded = importlib.import_module(module)
+    try:
+        return Digest(sha256(inspect.getsource(loaded).encode()).hexdigest())
+    except (OSError, TypeError):
+        return Digest(sha256(fn.__code__.co_code).hexdigest())
