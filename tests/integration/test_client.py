@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from perdure.client import Client, Delta, UnknownEvent, decode
+from perdure.client import ApiError, Client, Delta, UnknownEvent, decode
 from perdure.core.event import StepSkipped
 from perdure.errors import Conflict, Expired, Invalid, NotFound, OutcomeUnknown, Unauthenticated, Unavailable
 
@@ -225,3 +225,18 @@ async def test_what_a_user_types_cannot_become_another_route() -> None:
             with pytest.raises(NotFound):
                 await client.job(name)
     assert paths == ["/api/jobs/..%2Fkeys", "/api/jobs/a%3Fb=c"]
+
+
+async def test_a_redirect_takes_the_key_nowhere() -> None:
+    keys: list[str | None] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        keys.append(request.headers.get("Authorization"))
+        return web.Response(status=307, headers={"Location": f"http://localhost:{request.url.port}/elsewhere"})
+
+    async with serving(handler) as client:
+        with pytest.raises(ApiError, match="HTTP 307"):
+            await client.job(JOB)
+        with pytest.raises(ApiError, match="HTTP 307"):
+            await seqs(client)
+    assert keys == ["Bearer pdr_k"] * 2

@@ -118,7 +118,9 @@ class Client:
             headers = {"Accept": "text/event-stream", "Last-Event-ID": str(offset)}
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=STALL_SECONDS)
             url = f"{self.url}/api/jobs/{_part(job_id)}/events"
-            async with self._session.get(url, params=query, headers=headers, timeout=timeout) as response:
+            async with self._session.get(
+                url, params=query, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
                 if response.status not in (200, 204):
                     raise error_of(response.status, await response.read())
                 yield response
@@ -225,6 +227,7 @@ class Client:
                     data=body,
                     params={k: v for k, v in (params or {}).items() if v is not None},
                     headers=sent,
+                    allow_redirects=False,  # the key goes where the caller said, nowhere else
                     timeout=aiohttp.ClientTimeout(total=self._timeout),
                 ) as response:
                     text = await response.read()
