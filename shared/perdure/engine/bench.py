@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
-from perdure.core.event import AnyData, AnyEvent, SubmittedData
+from perdure.core.event import AnyData, AnyEvent, SubmittedData, UserValue
 from perdure.core.journal import Journal
 from perdure.core.key import Key
 from perdure.core.machine import JobState, may_follow
@@ -35,6 +35,7 @@ class Bench:
         self.abandoned: dict[Key, Call] = {}
         self.asks: dict[RequestId, AskCall] = {}
         self.outputs: set[str] = set()  # names of the outputs delivered so far
+        self.signals: dict[str, list[UserValue]] = {}  # payloads delivered so far, by name
         self.halted = False
 
     async def append(self, decide: Callable[[JobState], AnyData | None], call: "Call | None" = None) -> AnyEvent | None:

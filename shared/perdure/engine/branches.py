@@ -55,6 +55,7 @@ class Branch:
         self.call: Call | None = None
         self.groups: list[Group] = []
         self.used: Counter[str] = Counter()  # name -> occurrences so far
+        self.heard: Counter[str] = Counter()  # signal name -> how many of them this path has read
         self.positions: Counter[str] = Counter()  # channel -> code points so far
         self.closing: type[BaseException] | None = None
         self.refused = 0
@@ -100,6 +101,8 @@ class Branches:
         if path in self.by_path:
             raise ConcurrencyError(f"there is a branch {path} already")
         branch = Branch(self, path, coroutine, group, told)
+        if group is not None:
+            branch.heard.update(group.parent.heard)
         self.by_path[path] = branch
         self.active += 1
         branch.task = asyncio.create_task(self._live(branch), name=f"perdure branch {path or '/'}")

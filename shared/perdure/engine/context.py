@@ -22,15 +22,16 @@ from perdure.core.journal import CallKind, Entry
 from perdure.core.key import Key
 from perdure.core.retry import RetryPolicy
 from perdure.engine.asking import Answer, AskCall, RequestKind, asking
-from perdure.engine.bench import Bench
 from perdure.engine.branches import Branch
 from perdure.engine.calls import RecordCall, SleepCall
-from perdure.engine.groups import Gather, NodeGroup
+from perdure.engine.everywhere import Everywhere
+from perdure.engine.groups import Gather, NodeGroup, Race
 from perdure.engine.scope import branch_here, run_here
+from perdure.engine.signals import SignalCall
 from perdure.engine.steps import StepCall, Work
-from perdure.engine.values import Shape, plain, shape_of
-from perdure.errors import ConcurrencyError, Malformed
-from perdure.ids import JobId, Principal, derived, effect_key
+from perdure.engine.values import UNSHAPED, Shape, plain, shape_of, shaped
+from perdure.errors import Malformed
+from perdure.ids import derived
 
 MAX_NAME = 128  # characters
 MAX_OUTPUTS = 100
@@ -38,11 +39,8 @@ MAX_OUTPUTS = 100
 OutputKind = Literal["text", "data", "table", "message"]
 
 
-class Context:
+class Context(Everywhere):
     """One pass's context. It belongs to one attempt: never keep it."""
-
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
 
     # ------------------------------------------------------------------------------------------ calls that wait
 
@@ -141,6 +139,35 @@ class Context:
             raise
         return await Gather(self._bench, branch, coroutines, return_exceptions).results()
 
+    async def race(self, *coroutines: Coroutine[Any, Any, Any]) -> tuple[int, Any]:
+        """Run coroutines side by side until one ends; return its place (from 0) and what it returned.
+
+        The others are closed and have ended then. An error of the first is raised. At least one coroutine is needed.
+        """
+        try:
+            branch = await self._bench.branches.enter()
+            if not coroutines:
+                raise Malformed("a race of nobody has no winner")
+        except BaseException:
+            for coroutine in coroutines:
+                coroutine.close()  # else Python warns that nobody awaited it
+            raise
+        return await Race(self._bench, branch, coroutines).winner()
+
+    async def signal(self, name: str, *, timeout: float | timedelta | None = None) -> Any:  # noqa: ASYNC109
+        """The payload of the next signal of that name that this path has not read, come already or still to come.
+
+        Raises TimeoutError when none comes within `timeout` after `now()`; the next call may still read it.
+        """
+        branch = await self._bench.branches.enter()
+        entry = self._entry(branch, "signal", name)
+        come = self._bench.signals.get(name, [])
+        if len(come) > branch.heard[name]:
+            branch.heard[name] += 1
+            return shaped(come[branch.heard[name] - 1], UNSHAPED)
+        due_at = None if timeout is None else later(self._bench.journal.now, max(0.0, _seconds(timeout)))
+        return await self._bench.branches.wait(SignalCall(self._bench, branch, entry, due_at))
+
     async def output(self, name: str, value: Any, *, kind: OutputKind | None = None) -> None:  # any JSON
         """Give out `value` under `name`: one of the job's outputs. Raises Malformed for what cannot be stored."""
         branch = await self._bench.branches.enter()
@@ -188,16 +215,6 @@ class Context:
         )
         await self._bench.branches.wait(RecordCall(self._bench, branch, entry, said))
 
-    # ------------------------------------------------------------------------------------------ shown, not kept
-
-    def delta(self, text: str, channel: str = "m-1") -> None:
-        """Show text as it comes (tokens). `channel` tells messages apart that one step writes side by side."""
-        self._bench.live.text(self._where(), text, channel)
-
-    def log(self, text: str, level: str = "info", **fields: Any) -> None:  # any JSON
-        """Show a line to whoever follows the job."""
-        self._bench.live.log(self._where(), text, level, fields)
-
     # ------------------------------------------------------------------------------------------ derived values
 
     def now(self) -> datetime:
@@ -216,45 +233,6 @@ class Context:
     def _drawn(self, family: str) -> Random:
         branch = branch_here(self._bench.branches)
         return Random(derived(family, self.job_id, branch.path, str(branch.occurrence(family))))
-
-    @property
-    def idempotency_key(self) -> str:
-        """Inside a step: a UUID that names its effect, the same at each try. Send it to the outside world."""
-        run = run_here(self._bench.branches)
-        if run is None:
-            raise ConcurrencyError("idempotency_key is the key of a step: read it inside the step's function")
-        return effect_key(self._bench.submitted.effect_root or self.job_id, *run.key)
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the job is being cancelled; inside a step also whether nobody waits for the step any more."""
-        run = run_here(self._bench.branches)
-        return self._bench.branches.cancelling or (run is not None and run.call.abandoned)
-
-    @property
-    def attempt(self) -> int:
-        """The number of this attempt, from 1. It differs from pass to pass: decide nothing by it."""
-        return self._bench.port.job.attempt
-
-    @property
-    def job_id(self) -> JobId:
-        """The job's id."""
-        return self._bench.port.ref.job
-
-    @property
-    def owner(self) -> Principal:
-        """Whose job it is."""
-        return self._bench.submitted.owner
-
-    @property
-    def session_id(self) -> str | None:
-        """The conversation that the job belongs to, as it was submitted."""
-        return self._bench.submitted.session_id
-
-    @property
-    def input(self) -> Any:  # any JSON
-        """The job's input as it was submitted."""
-        return plain(self._bench.submitted.input)
 
     # ------------------------------------------------------------------------------------------ for graphs
 
@@ -277,9 +255,6 @@ class Context:
         if not name or len(name) > MAX_NAME or not name.isprintable() or name.startswith("$"):
             raise Malformed(f"a name has 1 to {MAX_NAME} printable characters and does not begin with $")
         return Entry(kind, Key(branch.path, name, branch.occurrence(name)), args_digest)
-
-    def _where(self) -> Any:  # Branch | Run
-        return run_here(self._bench.branches) or branch_here(self._bench.branches)
 
 
 class _Done:

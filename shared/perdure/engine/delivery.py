@@ -14,6 +14,7 @@ from perdure.core.machine import RETRY_NOW
 from perdure.engine.bench import Bench
 from perdure.engine.branches import Branch
 from perdure.engine.calls import Call
+from perdure.engine.signals import received
 from perdure.engine.trace import place
 from perdure.errors import ConcurrencyError
 
@@ -41,6 +42,8 @@ async def deliver(bench: Bench, hang_seconds: float) -> AnyEvent:
             for waiting in bench.branches.parked():
                 if (wait := waiting.waiting()) is not None and wait.kind == "backoff":
                     waiting.hear(event)
+        case ev.SignalReceived(data=signal) if not signal.name.startswith("$"):
+            await received(bench, event)
         case ev.Output(data=output):
             bench.outputs.add(output.name)
         case _:

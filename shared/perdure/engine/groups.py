@@ -37,7 +37,7 @@ class Group:
 
     def __init__(self, bench: "Bench", parent: Branch) -> None:
         self._bench = bench
-        self._parent = parent
+        self.parent = parent
         self._call: GroupCall | None = None
         self._failed: Branch | None = None
         self.branches: list[Branch] = []
@@ -45,7 +45,7 @@ class Group:
         parent.groups.append(self)
 
     def _start(self, path: str, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self.branches.append(self._bench.branches.start(path, coroutine, self, self._parent.told))
+        self.branches.append(self._bench.branches.start(path, coroutine, self, self.parent.told))
         self.running += 1
 
     def close(self, kind: type[BaseException]) -> None:
@@ -72,14 +72,17 @@ class Group:
             if (error := self._error()) is not None:
                 raise error
             return self._result()
-        self._call = GroupCall(self._bench, self._parent, self)
+        self._call = GroupCall(self._bench, self.parent, self)
         try:
             return await self._bench.branches.wait(self._call)
         finally:
             self._call = None
+            for branch in self.branches:
+                if branch.done:
+                    self.parent.heard |= branch.heard  # the highest of each name
 
     def _error(self) -> BaseException | None:
-        parent = self._parent
+        parent = self.parent
         if parent.closing is not None:
             return parent.closing("the group of this branch is closed")
         if parent.told is Told.DUE:
@@ -128,6 +131,40 @@ class Gather(Group):
         return [b.value if b.error is None else b.error for b in self.branches]
 
 
+class Race(Group):
+    """`ctx.race`: the first branch that ends decides, the others are closed."""
+
+    def __init__(self, bench: "Bench", parent: Branch, coroutines: tuple[Coroutine[Any, Any, Any], ...]) -> None:
+        super().__init__(bench, parent)
+        self._first: Branch | None = None
+        number = len(parent.groups)
+        for i, coroutine in enumerate(coroutines, 1):
+            self._start(branch_path(parent.path, number, i), coroutine)
+
+    async def winner(self) -> tuple[int, Any]:
+        """The place among the arguments (from 0) of the first that ended, and its value; its error is raised."""
+        found: tuple[int, Any] = await self._wait()
+        return found
+
+    def ended(self, branch: Branch) -> None:
+        if self._first is None and branch.closing is None:
+            self._first = branch
+            if not self._waits_for_all():
+                self.close(Closed)
+        super().ended(branch)
+
+    def _fails(self, branch: Branch) -> bool:
+        return super()._fails(branch) and branch is self._first
+
+    def _waits_for_all(self) -> bool:
+        return self.parent.told is Told.DUE  # a race of the cleanup itself is one like any other
+
+    def _result(self) -> tuple[int, Any]:
+        first = self._first
+        assert first is not None, "a race ends when a branch has"
+        return self.branches.index(first), first.value
+
+
 class NodeGroup(Group):
     """Branches with paths of their own, started as others end: what a graph's scheduler works with."""
 
@@ -137,9 +174,9 @@ class NodeGroup(Group):
 
     def start(self, path: str, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Start a branch under exactly this path, which no other branch of the job may have."""
-        if self._parent.closing is not None:
+        if self.parent.closing is not None:
             coroutine.close()
-            raise self._parent.closing("the group of this branch is closed")
+            raise self.parent.closing("the group of this branch is closed")
         self._start(path, coroutine)
 
     async def next_ended(self) -> tuple[str, Any]:
@@ -158,7 +195,7 @@ class NodeGroup(Group):
         super().ended(branch)
 
     def _over(self) -> bool:
-        failing = self._failed is not None or self._parent.told is Told.DUE or self._parent.closing is not None
+        failing = self._failed is not None or self.parent.told is Told.DUE or self.parent.closing is not None
         return self.running == 0 or (bool(self._ended) and not failing)
 
     def _result(self) -> tuple[str, Any]:
