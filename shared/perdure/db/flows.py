@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.core.instant import Instant
 from perdure.db.page import Page, PageKey, keyset
-from perdure.db.record import record
+from perdure.db.record import record, storable
 from perdure.db.schema import flow_versions, flows, insert
 from perdure.errors import Conflict
 from perdure.ids import Digest, FlowId, Principal, Tenant, is_uuid, new_flow_id
@@ -35,6 +35,8 @@ class FlowVersion(Struct, frozen=True, kw_only=True):
     created_at: Instant  # of the flow
     updated_at: Instant  # of this version
     updated_by: Principal
+    description: str | None = None
+    output_schema: dict[str, Any] | None = None
 
 
 _JOINED: Final = flow_versions.c.flow_id == flows.c.id
@@ -50,6 +52,8 @@ _COLUMNS: Final = (
     flow_versions.c.definition,
     flow_versions.c.input_schema,
     flow_versions.c.outputs,
+    flow_versions.c.description,
+    flow_versions.c.output_schema,
     flows.c.created_at,
     flow_versions.c.created_at.label("updated_at"),
     flow_versions.c.created_by.label("updated_by"),
@@ -68,6 +72,8 @@ async def put_flow(
     now: Instant,
     input_schema: dict[str, Any] | None = None,
     outputs: Sequence[str] = (),
+    description: str | None = None,
+    output_schema: dict[str, Any] | None = None,
 ) -> FlowVersion:
     """Make `definition` the newest version of the tenant's flow `name`, which is made when it is new.
 
@@ -83,15 +89,17 @@ async def put_flow(
     if found.kind != kind:
         raise Conflict("name-taken", f"the flow {name} is of kind {found.kind}")
     newest = await get_flow(conn, tenant, name)
-    if newest is not None and newest.digest == digest:
-        return newest
+    if newest is not None and newest.digest == digest and (kind != "python" or newest.definition == definition):
+        return newest  # of Python the digest is that of one module's source: its schemas may come from another
     version = {
         "flow_id": found.id,
         "version": found.head + 1,
         "digest": digest,
         "definition": definition,
-        "input_schema": None if input_schema is None else msgspec.json.encode(input_schema).decode(),
+        "input_schema": _text(input_schema),
         "outputs": msgspec.json.encode(list(outputs)).decode(),
+        "description": storable(description),
+        "output_schema": _text(output_schema),
         "created_at": now,
         "created_by": owner,
     }
@@ -139,4 +147,8 @@ async def list_versions(conn: AsyncConnection, tenant: Tenant, flow: FlowId) -> 
 
 
 def _flow(found: Row[Any]) -> FlowVersion:
-    return record(found, FlowVersion, json=("input_schema", "outputs"))
+    return record(found, FlowVersion, json=("input_schema", "output_schema", "outputs"))
+
+
+def _text(schema: dict[str, Any] | None) -> str | None:
+    return None if schema is None else msgspec.json.encode(schema).decode()

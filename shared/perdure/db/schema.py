@@ -1,4 +1,5 @@
-"""The tables. What SQL owns: tenants, keys, flows. What it only mirrors from the logs: jobs, requests, positions.
+"""The tables. What SQL owns: tenants, keys, flows, presence of runners. What it only mirrors from the logs: jobs, requests,
+positions.
 
 Instants are text (`core.instant`: UTC, milliseconds, equal length), compared byte by byte on both databases, so a query
 sorts alike on SQLite and Postgres and nothing converts time zones on the way. JSON is text: nothing searches inside it.
@@ -84,6 +85,8 @@ flow_versions: Final = Table(
     Column("definition", TEXT, nullable=False),  # JSON, as its author wrote it
     Column("input_schema", TEXT),  # JSON Schema
     Column("outputs", TEXT, nullable=False),  # JSON array: names of the terminal outputs
+    Column("description", TEXT),
+    Column("output_schema", TEXT),  # JSON Schema
     Column("created_at", TEXT, nullable=False),
     Column("created_by", TEXT, nullable=False),
     PrimaryKeyConstraint("flow_id", "version"),
@@ -190,6 +193,25 @@ positions: Final = Table(
     Column("event_id", TEXT),  # of the event at `applied`
     Column("stream_created_at", TEXT),
     Column("announced", BigInteger, nullable=False),  # up to here inbox.<tenant>.request was published
+)
+
+runners: Final = Table(
+    "runners",
+    metadata,
+    Column("runner", TEXT, primary_key=True),  # one process start
+    Column("version", TEXT, nullable=False),
+    Column("queues", TEXT, nullable=False),  # JSON array, like priorities, tenants and components
+    Column("priorities", TEXT, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("running", Integer, nullable=False),
+    Column("tenants", TEXT, nullable=False),  # who may see and execute its Python flows
+    Column("flows", TEXT, nullable=False),  # JSON object: digests of its Python flows by name
+    Column("components", TEXT, nullable=False),  # catalogue entries of users' graph components
+    Column("first_seen_at", TEXT, nullable=False),
+    Column("seen_at", TEXT, nullable=False),
+    Column("drain_at", TEXT),  # somebody asked it to end
+    Column("drain_by", TEXT),
+    Index("ix_runners_seen", "seen_at"),
 )
 
 
