@@ -19,10 +19,11 @@ from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_sweeper.duties.doorbells import LostDoorbells
 from perdure_sweeper.duties.overdue import Overdue
-from perdure_sweeper.projector import Projector
+from perdure_sweeper.projector import BATCH, Projector
 from perdure_sweeper.sweep import repeat
 
 WAIT_SECONDS: Final = 0.3
+SETTLE_SECONDS: Final = 0.2  # the rows of a busy shard are written together, five times a second
 CLOCK_GOOD_SECONDS: Final = 600.0  # how long a measured offset to the broker's clock is believed
 
 log = logs.get(__name__)
@@ -77,7 +78,7 @@ async def _work(bus: Bus, database: Database, service: Service) -> None:
             async with asyncio.TaskGroup() as group:
                 for projector, woken in zip(projectors, grown, strict=True):
                     name = f"projector {projector.shard}"
-                    group.create_task(repeat(name, projector.step, clock, chance, woken))
+                    group.create_task(repeat(name, projector.step, clock, chance, woken, SETTLE_SECONDS, BATCH))
                 group.create_task(repeat("streams", lambda: _redeclared(bus, topology), clock, chance))
                 group.create_task(repeat("doorbells", doorbells.run_once, clock, chance))
                 group.create_task(repeat("overdue", overdue.run_once, clock, chance))

@@ -10,7 +10,7 @@ of an older epoch give way whatever their seq, for the log is the truth even whe
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, assert_never
+from typing import Final, TypeGuard, assert_never
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -91,8 +91,11 @@ class Projector:
                 return None, False
             if position.applied != read_at.applied:
                 return position, False
+            plain = [(ref, job.state, job.at) for ref, job in folded.items() if _is_plain(job)]
+            await jobs.upsert_plain(conn, plain, epoch=position.epoch)
             for ref, job in folded.items():
-                await _write(conn, ref, job, position.epoch)
+                if not _is_plain(job):
+                    await _write(conn, ref, job, position.epoch)
             nothing_to_tell = position.announced >= position.applied and not any(_news(folded))
             position = replace(
                 position,
@@ -180,6 +183,11 @@ class Projector:
             if (folded := await self._folds.again(ref)) is not None:
                 async with self._database.transaction() as conn:
                     await _write(conn, ref, folded, epoch)
+
+
+def _is_plain(job: Folded | Stuck) -> TypeGuard[Folded]:
+    """Whether the job's row is all there is to write about it: no tags, nothing about requests."""
+    return isinstance(job, Folded) and not job.changes and not (job.state.submitted and job.state.submitted.tags)
 
 
 async def _write(conn: AsyncConnection, ref: JobRef, job: Folded | Stuck, epoch: int) -> None:

@@ -21,10 +21,19 @@ def period(chance: Chance) -> float:
 
 
 async def repeat(
-    name: str, once: Callable[[], Awaitable[int]], clock: Clock, chance: Chance, woken: asyncio.Event | None = None
+    name: str,
+    once: Callable[[], Awaitable[int]],
+    clock: Clock,
+    chance: Chance,
+    woken: asyncio.Event | None = None,
+    settle_seconds: float = 0.0,
+    full: int = 1,
 ) -> None:
-    """Call `once` for ever, again at once while it says that it did something. While the broker or the database
-    is away it is tried again and again; that is logged when it begins and when it ends.
+    """Call `once` for ever, again at once while it says that it did something.
+
+    With `settle_seconds` what comes in a burst is done together: it pauses so long when woken, and after a round that
+    did less than `full`. While the broker or the database is away it is tried again and again; that is logged when it
+    begins and when it ends.
     """
     woken = asyncio.Event() if woken is None else woken
     away = False
@@ -41,13 +50,14 @@ async def repeat(
         if away:
             log.info("sweep goes on", duty=name)
         away = False
-        if not more:
-            await _wait(woken, period(chance))
+        if more < full and (more or await _wait(woken, period(chance))):
+            await clock.sleep(settle_seconds)
 
 
-async def _wait(woken: asyncio.Event, seconds: float) -> None:
+async def _wait(woken: asyncio.Event, seconds: float) -> bool:
+    """Whether it was woken before the time was over."""
     try:
         async with asyncio.timeout(seconds):
-            await woken.wait()
+            return await woken.wait()
     except TimeoutError:
-        return
+        return False

@@ -1,11 +1,13 @@
 """The projection of jobs: the guarded upsert that makes a row from a fold, and the questions lists and sweeper ask."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.core import event as ev
@@ -114,20 +116,35 @@ async def upsert(conn: AsyncConnection, ref: JobRef, state: JobState, stream_seq
     if state.submitted is None:
         return False
     values = _values(ref, state, state.submitted, stream_seq, epoch)
-    statement = insert(conn, jobs).values(values)
-    new = statement.excluded
-    guarded = statement.on_conflict_do_update(
-        index_elements=[jobs.c.tenant, jobs.c.job_id],
-        set_={name: new[name] for name in values if name not in ("tenant", "job_id")},
-        where=or_(jobs.c.epoch < new.epoch, and_(jobs.c.epoch == new.epoch, jobs.c.seq < new.seq)),
-    )
-    written = (await conn.execute(guarded.returning(jobs.c.seq))).first() is not None
+    guarded = _guarded(conn.dialect.name, tuple(values)).returning(jobs.c.seq)
+    written = (await conn.execute(guarded, values)).first() is not None
     if written and state.submitted.tags:
         rows = [
             {"tenant": ref.tenant, "job_id": ref.job, "name": k, "value": v} for k, v in state.submitted.tags.items()
         ]
         await conn.execute(insert(conn, job_tags).on_conflict_do_nothing(), rows)
     return written
+
+
+async def upsert_plain(
+    conn: AsyncConnection, folds: Sequence[tuple[JobRef, JobState, StreamSeq]], *, epoch: int = 1
+) -> None:
+    """`upsert` of many jobs without tags in one statement, for who needs not know which of them were written."""
+    rows = [_values(ref, job, job.submitted, at, epoch) for ref, job, at in folds if job.submitted is not None]
+    if rows:
+        await conn.execute(_guarded(conn.dialect.name, tuple(rows[0])), rows)
+
+
+@cache
+def _guarded(dialect: str, columns: tuple[str, ...]) -> sqlite.Insert | postgresql.Insert:
+    """The upsert of a row that never goes back. Made once: building it costs more than running it."""
+    statement = sqlite.insert(jobs) if dialect == "sqlite" else postgresql.insert(jobs)
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=[jobs.c.tenant, jobs.c.job_id],
+        set_={name: new[name] for name in columns if name not in ("tenant", "job_id")},
+        where=or_(jobs.c.epoch < new.epoch, and_(jobs.c.epoch == new.epoch, jobs.c.seq < new.seq)),
+    )
 
 
 async def quarantine(
