@@ -22,6 +22,7 @@ POINTS: Final = frozenset(
         "answer.after_auth", "answer.before_append", "answer.after_append", "answer.after_ring",
         "time.after_append", "look.after_read", "cancel.after_append",
         "drain.after_suspend", "drain.before_nak",
+        "child.after_end", "child.after_parent_append",
         "sweep.after_scan", "sweep.after_ring",
         "project.after_read", "project.before_commit", "project.after_commit", "project.after_announce",
     }

@@ -1,5 +1,5 @@
-"""The tables. What SQL owns: tenants, keys, flows, presence of runners. What it only mirrors from the logs: jobs, requests,
-positions.
+"""The tables. What SQL owns: tenants, keys, flows, presence of runners. What it only mirrors from the
+logs: jobs, requests, positions.
 
 Instants are text (`core.instant`: UTC, milliseconds, equal length), compared byte by byte on both databases, so a query
 sorts alike on SQLite and Postgres and nothing converts time zones on the way. JSON is text: nothing searches inside it.

@@ -14,6 +14,7 @@ from perdure.errors import OutcomeUnknown
 from perdure.ids import JobRef, Principal
 from perdure.jobs.alarms import arm
 from perdure.jobs.desk import BUDGET_SECONDS, Desk
+from perdure.jobs.parent import try_to_tell_parent
 from perdure.jobs.read import load
 
 GRACE_SECONDS: Final = 30.0
@@ -51,7 +52,9 @@ async def cancel(
     except OutcomeUnknown as exc:
         raise OutcomeUnknown(str(exc), ref.job) from exc
     probe.hit("cancel.after_append")
-    if stored is not None and not log.state.terminal:
+    if log.state.terminal:
+        await try_to_tell_parent(desk, ref, log.state)
+    elif stored is not None:
         await arm(desk.doorbells, ref, log.state, desk.clock.broker_now())
     return log.state
 

@@ -10,7 +10,7 @@ from perdure.core.event import FlowRef, Source, Status
 from perdure.core.instant import Instant, later
 from perdure.core.machine import JobState
 from perdure.errors import Fault, Invalid, OutcomeUnknown, Unavailable
-from perdure.ids import Digest, JobId, JobRef, Principal, Queue, Tenant, job_id_of_key, new_job_id
+from perdure.ids import Digest, JobId, JobRef, Principal, Queue, Tenant, child_job_id, job_id_of_key, new_job_id
 from perdure.jobs.alarms import arm
 from perdure.jobs.desk import BUDGET_SECONDS, Desk, ring
 from perdure.jobs.joblog import JobLog
@@ -19,11 +19,15 @@ DEADLINE_SECONDS: Final = 90 * 86_400.0  # every job has a deadline, so every wa
 
 
 class Submission(Struct, frozen=True, kw_only=True):
-    """What is submitted, checked already: `input` fits the flow. `fingerprint` is that of the whole request."""
+    """What is submitted, checked already: `input` fits the flow. `fingerprint` is that of the whole request.
+
+    `inside` are the definitions of the flows inside the flow: kept for as long as the job.
+    """
 
     tenant: Tenant
     owner: Principal
     flow: FlowRef
+    inside: tuple[Digest, ...] = ()
     input: Any  # any JSON that fits the flow
     fingerprint: Digest
     queue: Queue = Queue("default")
@@ -36,6 +40,8 @@ class Submission(Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     source: Source = Source()
     traceparent: str | None = None
+    parent: ev.Parent | None = None
+    effect_root: JobId | None = None  # None: the job's own id
 
 
 class Accepted(Struct, frozen=True):
@@ -47,7 +53,11 @@ class Accepted(Struct, frozen=True):
 
 
 def job_id(submission: Submission) -> JobId:
-    """The id that the job gets: derived from the key where there is one, so the same key can only make one job."""
+    """The id that the job gets: derived from the call of the parent, or from the key, where there is one: the same call
+    and the same key can only make one job.
+    """
+    if (parent := submission.parent) is not None:
+        return child_job_id(parent.job_id, parent.path, parent.step, parent.occurrence)
     if submission.idempotency_key is None:
         return new_job_id()
     return job_id_of_key(submission.tenant, submission.owner, submission.idempotency_key)
@@ -56,7 +66,8 @@ def job_id(submission: Submission) -> JobId:
 async def submit(desk: Desk, submission: Submission) -> Accepted:
     """Accept the job. When this returns, `job.submitted` is in the log and fsynced.
 
-    Raises Invalid (`idempotency-key-reused`) when the key has made a job out of another body, OutcomeUnknown (with
+    A child that was submitted before is answered as it is, whatever is said now: its parent's call is its key. Raises
+    Invalid (`idempotency-key-reused`) when the key has made a job out of another body, OutcomeUnknown (with
     the job's id; asking again with the same key is safe), Unavailable, StreamFull, TooLarge.
     """
     ref = JobRef(submission.tenant, job_id(submission))
@@ -65,13 +76,15 @@ async def submit(desk: Desk, submission: Submission) -> Accepted:
     probe.hit("submit.before_append")
     try:
         stored = await log.append(
-            lambda job: None if job.exists else data, refs=(submission.flow.digest,), budget_seconds=BUDGET_SECONDS
+            lambda job: None if job.exists else data,
+            refs=_refs(submission),
+            budget_seconds=BUDGET_SECONDS,
         )
     except OutcomeUnknown as exc:
         raise OutcomeUnknown(str(exc), ref.job) from exc
     probe.hit("submit.after_append")
     if stored is None:
-        return await _replayed(desk, submission.fingerprint, log)
+        return await _replayed(desk, submission.fingerprint if submission.parent is None else None, log)
     if submission.not_before is None:
         await ring(desk, ref, log.state, submitted=stored)
     else:
@@ -91,8 +104,8 @@ async def submitted_before(
     return await _replayed(desk, fingerprint, log) if log.state.exists else None
 
 
-async def _replayed(desk: Desk, fingerprint: Digest, log: JobLog) -> Accepted:
-    if log.state.fingerprint != fingerprint:
+async def _replayed(desk: Desk, fingerprint: Digest | None, log: JobLog) -> Accepted:
+    if fingerprint is not None and log.state.fingerprint != fingerprint:
         fault = Fault("reused", "was sent with another body before", header="Idempotency-Key")
         raise Invalid([fault], "idempotency-key-reused")
     if log.state.status is Status.QUEUED and not await _has_doorbell(desk, log):
@@ -110,6 +123,11 @@ async def _has_doorbell(desk: Desk, log: JobLog) -> bool:
         return True  # then a ring would fail as well
 
 
+def _refs(submission: Submission) -> tuple[Digest, ...]:
+    """The blobs that the job begins with: of a Python flow there is none, its digest is that of its source."""
+    return () if submission.flow.kind == "python" else (submission.flow.digest, *submission.inside)
+
+
 def _data(s: Submission, now: Instant) -> ev.SubmittedData:
     return ev.SubmittedData(
         flow=s.flow,
@@ -125,4 +143,6 @@ def _data(s: Submission, now: Instant) -> ev.SubmittedData:
         not_before=s.not_before,
         max_failures=s.max_failures,
         traceparent=s.traceparent,
+        parent=s.parent,
+        effect_root=s.effect_root,
     )
