@@ -3,12 +3,14 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import structlog
 import uuid_utils
 from aiohttp import web
 
+from perdure.bus import blob
 from perdure.bus.connection import Bus
 from perdure.bus.doorbell import Doorbells
 from perdure.bus.eventlog import EventLog
@@ -112,7 +114,7 @@ def make(
     app[keys.BUS], app[keys.DESK], app[keys.FANOUT], app[keys.SQL] = bus, desk, fanout, sql
     app[keys.SERVICE], app[keys.CHANCE], app[keys.LIMITS] = service, SystemChance(), Limits()
     app[keys.KEYS] = Keys(sql, service.clock, outage_seconds)
-    app[keys.FLOWS] = FlowHeads(sql, service.clock, outage_seconds)
+    app[keys.FLOWS] = FlowHeads(sql, service.clock, outage_seconds, partial(blob.get, bus))
     app[keys.CURSORS] = Cursors(sql)
     for resource in (jobs, events, inbox, flows, health):
         app.add_routes(resource.ROUTES)

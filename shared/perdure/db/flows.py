@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Row, Select, and_, select, update
+from sqlalchemy import Row, Select, and_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.core.instant import Instant
@@ -124,6 +124,15 @@ async def get_flow(
         if found is not None:
             return _flow(found)
     return None
+
+
+async def find_version(conn: AsyncConnection, tenant: Tenant, id_or_name: str, digest: Digest) -> FlowVersion | None:
+    """The newest version of a tenant's flow that has this definition, None when it never had it."""
+    mine = or_(flows.c.id == id_or_name, flows.c.name == id_or_name)
+    query: Select[Any] = select(*_COLUMNS).join(flow_versions, _JOINED)
+    query = query.where(flows.c.tenant == tenant, mine, flow_versions.c.digest == digest)
+    found = (await conn.execute(query.order_by(flow_versions.c.version.desc()).limit(1))).first()
+    return None if found is None else _flow(found)
 
 
 async def list_flows(

@@ -137,3 +137,77 @@ async def test_flows_are_listed_by_name_without_what_they_are_made_of(gateway: G
         where = f"/api/flows?limit=2&cursor={page['next']}" if "next" in page else ""
     assert [flow["name"] for flow in seen] == ["a", "echo", "health", "z"]
     assert all("definition" not in flow for flow in seen)
+
+
+# ------------------------------------------------------------------------------------------ flows inside flows
+
+
+def outer(reference: str, name: str = "outer") -> dict[str, Any]:
+    return {
+        "format": "perdure.graph/1",
+        "name": name,
+        "nodes": [
+            {"id": "words", "component": "chat_input"},
+            {"id": "inner", "component": "subflow", "inputs": {"flow": reference}},
+            {"id": "out", "component": "text_output"},
+        ],
+        "edges": [{"from": "words.text", "to": "inner.brief"}, {"from": "inner.out", "to": "out.text"}],
+    }
+
+
+async def test_publishing_resolves_sub_flows_to_digests_and_a_job_names_them_all(gateway: Gateway, bus: Any) -> None:
+    client = gateway.client
+    first = (await client.get("/api/flows/echo")).body
+    made = await client.post("/api/flows", {"name": "outer", "definition": outer("echo")})
+    assert made.status == 201
+    stored = outer(f"echo@{first['digest']}")
+    assert made.body["definition"] == stored
+    assert made.body["digest"] == sha256(codec.canonical(stored)).hexdigest()
+    assert await blob.get(bus, gateway.tenant, made.body["digest"]) == codec.canonical(stored)
+    top = await client.post("/api/flows", {"name": "top", "definition": outer("outer@1", "top") | {"edges": [
+        {"from": "words.text", "to": "inner.words"}, {"from": "inner.out", "to": "out.text"}]}})  # fmt: skip
+    assert top.status == 201
+    job = await client.post("/api/jobs", {"flow": "top", "input": "hello"})
+    assert job.status == 202
+    (submitted,) = await gateway.desk.eventlog.read(gateway.hand(job.body["id"]).ref)
+    assert submitted.event.refs == (top.body["digest"], made.body["digest"], first["digest"])
+    # a new version of the inner flow changes nothing that is published; publishing again takes it up
+    assert (await put(gateway, changed("x"), '"1"')).status == 200
+    assert (await client.get("/api/flows/outer")).body["definition"] == stored
+    again = await put(gateway, outer("echo"), '"1"', "outer")
+    newest = (await client.get("/api/flows/echo")).body["digest"]
+    assert (again.status, again.body["version"]) == (200, 2)
+    assert again.body["definition"] == outer(f"echo@{newest}")
+    for pinned in ("echo@1", f"echo@{first['digest']}", first["id"], f"{first['id']}@1"):
+        answer = await client.post("/api/flows?dry_run=true", {"name": "dry", "definition": outer(pinned)})
+        assert answer.status == 200, pinned
+        assert (answer.body["digest"] == made.body["digest"]) == (pinned != first["id"])
+
+
+async def test_a_sub_flow_that_is_not_there_or_has_other_ports_is_refused_at_its_place(gateway: Gateway) -> None:
+    for reference in ("nobody", "echo@9", "echo@" + "0" * 64, "stranger"):
+        refused = await gateway.client.post("/api/flows", {"name": "outer", "definition": outer(reference)})
+        assert (refused.status, refused.body["code"]) == (422, "invalid-flow"), reference
+        assert [(e["pointer"], e["code"]) for e in refused.body["errors"]] == [
+            ("/definition/nodes/1/inputs/flow", "unknown-flow")
+        ]
+    wrong = outer("echo")
+    wrong["edges"][0]["to"] = "inner.text"
+    refused = await gateway.client.post("/api/flows", {"name": "outer", "definition": wrong})
+    assert {(e["pointer"], e["code"]) for e in refused.body["errors"]} == {
+        ("/definition/edges/0/to", "unknown-port"), ("/definition/nodes/1/inputs/brief", "missing")
+    }  # fmt: skip
+
+
+async def test_a_flow_that_would_contain_itself_is_refused(gateway: Gateway) -> None:
+    assert (await gateway.client.post("/api/flows", {"name": "a", "definition": outer("echo", "a")})).status == 201
+    inside = outer("a", "b") | {"edges": [
+        {"from": "words.text", "to": "inner.words"}, {"from": "inner.out", "to": "out.text"}]}  # fmt: skip
+    assert (await gateway.client.post("/api/flows", {"name": "b", "definition": inside})).status == 201
+    for reference in ("b", "a", "a@1"):
+        loop = outer(reference, "a") | {"edges": inside["edges"]}
+        refused = await put(gateway, loop, '"1"', "a")
+        assert (refused.status, refused.body["code"]) == (422, "invalid-flow"), reference
+        assert [(e["pointer"], e["code"]) for e in refused.body["errors"]] == [
+            ("/definition/nodes/1/inputs/flow", "cycle")
+        ]

@@ -70,11 +70,10 @@ def definition(name: str, nodes: list[dict[str, Any]], *edges: str) -> dict[str,
 def publish(what: dict[str, Any], known: Mapping[str, GraphSpec] | None = None) -> GraphSpec:
     """As a gateway does: references replaced by digests, then checked."""
     known = known or {}
-    digests = {name: known[name].digest for name in nested.references(what) if name in known}
-    resolved = nested.resolved(what, digests)
-    return spec.parse(
-        resolved, CATALOGUE, {f"{name.partition('@')[0]}@{d}": known[name] for name, d in digests.items()}
-    )
+    exact = {
+        name: f"{name.partition('@')[0]}@{known[name].digest}" for name in nested.references(what) if name in known
+    }
+    return spec.parse(nested.resolved(what, exact), CATALOGUE, {exact[name]: known[name] for name in exact})
 
 
 def faults(what: dict[str, Any], known: Mapping[str, GraphSpec] | None = None) -> set[tuple[str | None, str]]:
@@ -148,18 +147,21 @@ def keys(job: MemoryJob) -> set[tuple[str, str, str]]:
 
 
 def test_a_stored_definition_names_its_sub_flows_by_digest() -> None:
-    digests = {name: KNOWN[name].digest for name in ("loud@3", "checked")}
     assert nested.references(OUTER) == ("loud@3", "checked")
-    stored = nested.resolved(OUTER, digests)
+    exact = {"loud@3": f"loud@{LOUD.digest}", "checked": f"checked@{CHECKED.digest}"}
+    stored = nested.resolved(OUTER, exact)
     flows = [node["inputs"]["flow"] for node in stored["nodes"] if node["component"] == "subflow"]
-    assert flows == [f"loud@{LOUD.digest}", f"checked@{CHECKED.digest}"]
-    assert nested.resolved(stored, {flows[0]: LOUD.digest, flows[1]: CHECKED.digest}) == stored
+    assert flows == list(exact.values())
+    assert nested.resolved(stored, {name: name for name in flows}) == stored
+    assert nested.target(flows[0]) == ("loud", None, LOUD.digest)
+    assert (nested.target("loud@3"), nested.target("loud")) == (("loud", 3, None), ("loud", None, None))
     assert OUTER["nodes"][1]["inputs"]["flow"] == "loud@3"
     graph = publish(OUTER, KNOWN)
     assert set(nested.digests(graph)) == {LOUD.digest, CHECKED.digest}
     assert (graph.depth, graph.whole) == (2, 5 + 4 + 4)
     top = publish(sub(flow="outer", hello="x"), {"outer": graph})
     assert nested.digests(top) == (graph.digest, LOUD.digest, CHECKED.digest)
+    assert nested.names(top) == {"outer", "loud", "checked"}
 
 
 def sub(**inputs: Any) -> dict[str, Any]:
@@ -232,6 +234,10 @@ def test_flows_do_not_nest_without_end_nor_grow_beyond_their_bound() -> None:
     many = definition("many", [{"id": f"s{i}", "component": "subflow", "inputs": {"flow": "wide"} | {
         f"n{k}": "x" for k in range(100)}} for i in range(20)])  # fmt: skip
     assert faults(many, {"wide": wide}) == {("/nodes", "too-long")}
+    small = {f"s{i}": publish(definition(f"s{i}", [{"id": f"a{i}", "component": "text_input"}])) for i in range(101)}
+    every = definition("every", [{"id": name, "component": "subflow", "inputs": {"flow": name, f"a{i}": "x"}}
+                                 for i, name in enumerate(small)])  # fmt: skip
+    assert ("/nodes", "too-many-flows") in faults(every, small)
 
 
 # ------------------------------------------------------------------------------------------ sub-flows

@@ -7,15 +7,16 @@ from aiohttp import web
 
 from perdure.bus import blob
 from perdure.core import codec
-from perdure.core.graph.spec import GraphSpec, input_schema, outputs, parse
+from perdure.core.graph.spec import GraphSpec, input_schema, outputs
 from perdure.db.flows import FlowVersion, get_flow, list_flows, list_versions, put_flow
-from perdure.errors import Conflict, Fault, Invalid, NotFound
+from perdure.errors import Conflict, NotFound
 from perdure.ids import FLOW_NAME
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER, Caller
 from perdure_gateway.keys import BUS, DESK, FLOWS, SQL
 from perdure_gateway.policy import allow
 from perdure_gateway.problems import Problem
+from perdure_gateway.subflows import publishable
 
 
 @allow("edit")
@@ -23,14 +24,16 @@ async def create(request: web.Request) -> web.Response:
     """`POST /api/flows`: 201 with the first version. `?dry_run=true` only checks."""
     dry = _dry_run(request)
     body = await bodies.read(request, bodies.FlowBody)
-    graph = _checked(body.definition)
+    caller = request[CALLER]
+    definition, graph = await publishable(
+        request.app[SQL], request.app[FLOWS], caller.tenant, body.name, body.definition
+    )
     if dry:
         return answers.respond({"name": body.name, "kind": "graph"} | _described(graph))
-    caller = request[CALLER]
     async with request.app[SQL].reading() as conn:
         if await get_flow(conn, caller.tenant, body.name) is not None:
             raise _taken()
-    stored = await _store(request, caller, body.name, body.definition, graph, expected=0)
+    stored = await _store(request, caller, body.name, definition, graph, expected=0)
     return _tagged(stored, 201)
 
 
@@ -41,13 +44,15 @@ async def change(request: web.Request) -> web.Response:
     body = await bodies.read(request, bodies.FlowChangeBody)
     caller = request[CALLER]
     flow = await _found(request, None)
-    graph = _checked(body.definition)
+    definition, graph = await publishable(
+        request.app[SQL], request.app[FLOWS], caller.tenant, flow.name, body.definition
+    )
     if dry:
         return answers.respond({"name": flow.name, "kind": flow.kind} | _described(graph))
     expected = answers.required_version(request)
     if flow.head != expected:
         raise _changed(flow)
-    return _tagged(await _store(request, caller, flow.name, body.definition, graph, expected=expected), 200)
+    return _tagged(await _store(request, caller, flow.name, definition, graph, expected=expected), 200)
 
 
 @allow("read")
@@ -119,15 +124,6 @@ async def _store(
             raise _taken() if expected == 0 else _changed(stored)
     request.app[FLOWS].forget(stored)
     return stored
-
-
-def _checked(definition: dict[str, Any]) -> GraphSpec:
-    """The graph of a definition. Raises Invalid (`invalid-flow`), its pointers into the body."""
-    try:
-        return parse(definition)
-    except Invalid as exc:
-        faults = [Fault(f.code, f.detail, pointer=f"/definition{f.pointer or ''}") for f in exc.faults]
-        raise Invalid(faults, exc.code) from exc
 
 
 def _described(graph: GraphSpec) -> dict[str, Any]:

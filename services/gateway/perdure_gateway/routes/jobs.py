@@ -7,6 +7,7 @@ from aiohttp import web
 
 from perdure.core import event as ev
 from perdure.core.event import FlowRef, Status
+from perdure.core.graph.nested import digests
 from perdure.core.graph.spec import check_input
 from perdure.core.instant import Instant, later
 from perdure.core.machine import JobState
@@ -14,7 +15,7 @@ from perdure.core.request import asked_in
 from perdure.db.flows import FlowVersion
 from perdure.db.jobs import JobFilter, Order, list_jobs
 from perdure.errors import Fault, Invalid, NotFound, Unavailable
-from perdure.ids import JobRef, Principal, Queue, is_uuid
+from perdure.ids import Digest, JobRef, Principal, Queue, is_uuid
 from perdure.jobs import control, read
 from perdure.jobs.submit import DEADLINE_SECONDS, Accepted, Submission, submit, submitted_before
 from perdure_gateway import answers, bodies, views
@@ -37,7 +38,7 @@ async def create(request: web.Request) -> web.Response:
     body = await bodies.read(request, bodies.SubmitBody)
     fingerprint = body.fingerprint()
     try:
-        flow, value = await _checked(request, caller, body)
+        flow, value, inside = await _checked(request, caller, body)
     except (NotFound, Invalid, Unavailable, Problem):
         # What the key has made stays what it is, whatever has become of the flow or of the database.
         before = await submitted_before(desk, caller.tenant, caller.principal, key, fingerprint) if key else None
@@ -48,6 +49,7 @@ async def create(request: web.Request) -> web.Response:
         tenant=caller.tenant,
         owner=caller.principal,
         flow=FlowRef(id=flow.id, name=flow.name, version=flow.version, kind=flow.kind, digest=flow.digest),
+        inside=inside,
         input=value,
         fingerprint=fingerprint,
         queue=Queue(body.queue),
@@ -128,17 +130,23 @@ def _job(ref: JobRef, job: JobState) -> web.Response:
     return answers.respond(views.job_of_state(ref, job), 200 if job.terminal else 202, headers)
 
 
-async def _checked(request: web.Request, caller: Caller, body: bodies.SubmitBody) -> tuple[FlowVersion, Any]:
-    """The flow, and the input as it will be stored. Raises NotFound, Invalid, Problem, Unavailable."""
+async def _checked(
+    request: web.Request, caller: Caller, body: bodies.SubmitBody
+) -> tuple[FlowVersion, Any, tuple[Digest, ...]]:
+    """The flow, the input as it will be stored, and the definitions inside the flow.
+
+    Raises NotFound, Invalid, Problem, Unavailable.
+    """
     name, _, version = body.flow.partition("@")
     flows = request.app[FLOWS]
     flow = await flows.get(caller.tenant, name, int(version) if version else None)
-    value = check_input(flows.graph(flow), body.input)
+    graph = await flows.graph(flow)
+    value = check_input(graph, body.input)
     bodies.check_value(value, "/input")
     now = request.app[DESK].clock.broker_now()
     if body.not_before is not None and body.not_before >= later(now, body.deadline_seconds or DEADLINE_SECONDS):
         raise Invalid([Fault("too-late", "must be before the deadline", pointer="/not_before")])
-    return flow, value
+    return flow, value, digests(graph)
 
 
 def _traceparent(request: web.Request) -> str | None:

@@ -18,6 +18,7 @@ from perdure.ids import FLOW_NAME, Digest
 REFERENCE: Final = re.compile(rf"({FLOW_NAME.pattern})(?:@([1-9][0-9]{{0,8}}|[0-9a-f]{{64}}))?", re.ASCII)
 NESTING: Final = ("subflow", "map")  # the components whose literal `flow` is a reference
 MAX_DEPTH: Final = 8
+MAX_FLOWS: Final = 100  # different ones: every job names them all
 MAX_WHOLE: Final = 2000  # nodes, sub-flows unrolled: a map counts what it repeats once
 
 
@@ -26,12 +27,12 @@ def references(definition: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(inputs["flow"] for _, inputs in _nesting(definition)))
 
 
-def resolved(definition: Any, digests: Mapping[str, Digest]) -> Any:  # Any: decoded JSON, not yet checked
-    """`definition` with each reference that `digests` knows replaced by `name@digest`; the rest is left as it is."""
+def resolved(definition: Any, exact: Mapping[str, str]) -> Any:  # Any: decoded JSON, not yet checked
+    """`definition` with each reference that `exact` knows replaced by what it says (`name@digest`); the rest is left."""
     changes = {
-        index: inputs | {"flow": f"{inputs['flow'].partition('@')[0]}@{digests[inputs['flow']]}"}
+        index: inputs | {"flow": exact[inputs["flow"]]}
         for index, inputs in _nesting(definition)
-        if inputs["flow"] in digests
+        if inputs["flow"] in exact
     }
     if not changes:
         return definition
@@ -52,14 +53,24 @@ def target(reference: str) -> tuple[str, int | None, Digest | None]:
 
 def digests(graph: GraphSpec) -> tuple[Digest, ...]:
     """The definitions of all flows inside `graph`, at every depth, each once."""
-    found: dict[Digest, None] = {}
-    todo = list(graph.flows.values())
+    return tuple(dict.fromkeys(inner.digest for _, inner in _inside(graph)))
+
+
+def names(graph: GraphSpec) -> frozenset[str]:
+    """The names of all flows inside `graph`, at every depth, as the references write them."""
+    return frozenset(target(reference)[0] for reference, _ in _inside(graph))
+
+
+def _inside(graph: GraphSpec) -> Iterator[tuple[str, GraphSpec]]:
+    """Each reference at every depth with its graph, once."""
+    seen: set[str] = set()
+    todo = [graph]
     while todo:
-        inner = todo.pop(0)
-        if inner.digest not in found:
-            found[inner.digest] = None
-            todo += inner.flows.values()
-    return tuple(found)
+        for reference, inner in todo.pop(0).flows.items():
+            if reference not in seen:
+                seen.add(reference)
+                yield reference, inner
+                todo.append(inner)
 
 
 def interface(graph: GraphSpec, catalogue: Catalogue = BUILTIN) -> Interface:

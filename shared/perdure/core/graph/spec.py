@@ -69,6 +69,8 @@ def _with_flows(graph: GraphSpec, definition: object, flows: Mapping[str, GraphS
     whole = len(graph.nodes) + sum(each.whole for each in inner)
     if depth > nested.MAX_DEPTH:
         faults.add("/nodes", "too-deep", f"flows nest at most {nested.MAX_DEPTH} deep")
+    if len(nested.digests(replace(graph, flows=used))) > nested.MAX_FLOWS:
+        faults.add("/nodes", "too-many-flows", f"at most {nested.MAX_FLOWS} different flows inside")
     if whole > nested.MAX_WHOLE:
         faults.add("/nodes", "too-long", f"at most {nested.MAX_WHOLE} nodes, those of sub-flows counted each time")
     return replace(graph, flows=used, depth=depth, whole=whole)

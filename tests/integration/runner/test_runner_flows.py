@@ -1,0 +1,72 @@
+"""From the digest that a job names to a workflow: definitions and those inside them are read as blobs of the tenant."""
+
+from typing import Any
+
+import pytest
+
+from perdure.bus import blob
+from perdure.bus.connection import Bus
+from perdure.core import codec
+from perdure.core import event as ev
+from perdure.core.event import FlowRef
+from perdure.errors import UnsupportedVersion
+from perdure.ids import Digest, Tenant
+from perdure.testing.memory import MemoryJob
+from perdure_runner.flows import Flows
+
+
+def definition(name: str, component: str = "text_input", **inputs: Any) -> dict[str, Any]:
+    return {
+        "format": "perdure.graph/1",
+        "name": name,
+        "nodes": [{"id": "a", "component": component, "inputs": inputs}],
+    }
+
+
+def ref(digest: Digest) -> FlowRef:
+    return FlowRef(id="f", name="top", version=1, kind="graph", digest=digest)
+
+
+async def put(bus: Bus, tenant: Tenant, what: dict[str, Any]) -> Digest:
+    return await blob.put(bus, tenant, codec.canonical(what))
+
+
+async def test_a_flow_runs_with_the_flows_inside_it(bus: Bus, tenant: Tenant) -> None:
+    leaf = await put(bus, tenant, definition("leaf", "template", template="hello"))
+    middle = await put(bus, tenant, definition("middle", "subflow", flow=f"leaf@{leaf}"))
+    top = await put(bus, tenant, definition("top", "map", items=[], flow=f"middle@{middle}") | {"nodes": [
+        {"id": "one", "component": "subflow", "inputs": {"flow": f"middle@{middle}"}},
+        {"id": "two", "component": "subflow", "inputs": {"flow": f"leaf@{leaf}"}}]})  # fmt: skip
+    flows = Flows(bus, None)
+    workflow = await flows.workflow(tenant, ref(top))
+    assert (workflow.name, workflow.digest) == ("top", top)
+    assert await flows.workflow(tenant, ref(top)) is workflow
+    job = MemoryJob(input={})
+    await job.run(workflow)
+    assert job.outputs == {"one": "hello", "two": "hello"}
+    assert {data.path for data in job.events(ev.StepCompleted)} == {"/one/a/a", "/two/a"}
+
+
+@pytest.mark.parametrize(
+    ("component", "inputs"),
+    [
+        ("subflow", {"flow": "leaf@" + "0" * 64}),  # a blob that is not there
+        ("subflow", {"flow": "leaf"}),  # never published like this
+        ("subflow", {"flow": "leaf@3"}),
+        ("telepathy", {}),
+    ],
+)
+async def test_what_this_runner_cannot_run_is_handed_to_another(
+    bus: Bus, tenant: Tenant, component: str, inputs: dict[str, Any]
+) -> None:
+    digest = await put(bus, tenant, definition("top", component, **inputs))
+    with pytest.raises(UnsupportedVersion):
+        await Flows(bus, None).workflow(tenant, ref(digest))
+
+
+async def test_a_chain_of_flows_that_is_too_long_is_refused(bus: Bus, tenant: Tenant) -> None:
+    digest = await put(bus, tenant, definition("leaf", "template", template="x"))
+    for _ in range(8):
+        digest = await put(bus, tenant, definition("n", "subflow", flow=f"n@{digest}"))
+    with pytest.raises(UnsupportedVersion):
+        await Flows(bus, None).workflow(tenant, ref(digest))
