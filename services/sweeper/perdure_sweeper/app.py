@@ -62,7 +62,7 @@ async def _work(bus: Bus, database: Database, service: Service) -> None:
     await _migrated(database, clock)
     eventlog = EventLog(bus, topology.shards)
     desk = Desk(eventlog, Doorbells(bus), clock)
-    projectors = [Projector(database, eventlog, bus, shard, topology.shards) for shard in range(topology.shards)]
+    projectors = [Projector(database, desk, bus, shard, topology.shards) for shard in range(topology.shards)]
     doorbells, overdue = LostDoorbells(database, desk), Overdue(database, desk, lambda: _clock_known(bus, clock))
     service.checks["broker"] = lambda: bus.connected
     service.checks["projection"] = lambda: all(projector.healthy for projector in projectors)

@@ -26,12 +26,16 @@ Entry = Stored | Unread
 
 
 class Folded(Struct, frozen=True):
-    """A job after a batch: its state, where its last event lies, what changed about its requests, what to tell."""
+    """A job after a batch: its state, where its last event lies, what changed about its requests, what to tell, and
+    whether it was submitted and whether it ended within the batch.
+    """
 
     state: JobState
     at: StreamSeq
     changes: tuple[Change, ...]
     news: tuple[News, ...]
+    began: bool = False
+    ended: bool = False
 
 
 class Stuck(Struct, frozen=True):
@@ -99,6 +103,7 @@ def _fold(state: JobState, own: Sequence[Entry], *, news_from: StreamSeq | None)
     changed: list[Change] = []
     news: list[News] = []
     at = StreamSeq(0)
+    began = ended = False
     for entry in own:
         if isinstance(entry, Unread):
             raise UnsupportedVersion("a newer version") if entry.why == "unsupported" else Malformed("not an event")
@@ -106,7 +111,9 @@ def _fold(state: JobState, own: Sequence[Entry], *, news_from: StreamSeq | None)
         changed += changes(before, entry.event, state)
         if news_from is not None and at >= news_from:
             news += told(before, entry.event, state)
-    return Folded(state, at, tuple(changed), tuple(news))
+            began = began or isinstance(entry.event, ev.JobSubmitted)
+            ended = ended or state.terminal
+    return Folded(state, at, tuple(changed), tuple(news), began, ended)
 
 
 def told(before: JobState, event: AnyEvent, after: JobState) -> list[News]:

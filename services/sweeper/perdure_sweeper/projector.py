@@ -1,15 +1,15 @@
 """Logs to rows, one shard: a batch of events and the position behind it in one transaction, so none is lost or skipped.
 
     scan after `applied` ─ fold ─ [ lock the position: still the same? ─ rows, each guarded by its seq ─ position ]
-    ─ commit ─ tell `inbox.<tenant>.request` ─ [ `announced` ]
+    ─ commit ─ announce: `inbox.<tenant>.request`, parents, orphans ─ [ `announced` ]
 
 Any number of projectors may work on a shard: who finds the position moved drops its batch and reads on from there. A
-crash before the commit repeats the batch, one after it repeats the telling (receivers drop by id). A stream that is
-another one than the position says (made anew, or a restored backup) is projected again from 0 in the next *epoch*: rows
-of an older epoch give way whatever their seq, for the log is the truth even when it has become shorter.
+crash before the commit repeats the batch, one after it repeats what is announced (receivers drop by id). A stream that
+is another one than the position says (made anew, or a restored backup) is projected again from 0 in the next *epoch*:
+rows of an older epoch give way whatever their seq, for the log is the truth even when it has become shorter.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeGuard, assert_never
 
 from msgspec.structs import replace
@@ -19,13 +19,15 @@ from perdure import log as logs
 from perdure import probe
 from perdure.bus import subject as names
 from perdure.bus.connection import Bus
-from perdure.bus.eventlog import EventLog, Stored
-from perdure.bus.inbox import News, tell
+from perdure.bus.eventlog import Stored
 from perdure.db import inbox, jobs, positions
 from perdure.db.engine import Database
+from perdure.db.family import open_children
 from perdure.db.positions import Position
 from perdure.errors import Unavailable
-from perdure.ids import JobRef, StreamSeq, Tenant
+from perdure.ids import JobRef, StreamSeq
+from perdure.jobs.desk import Desk
+from perdure_sweeper.announce import Announcement, announce, announcement, parents_ended
 from perdure_sweeper.folds import Entry, Folded, Folds, Stuck
 
 BATCH: Final = 500
@@ -36,14 +38,15 @@ log = logs.get(__name__)
 class Projector:
     """The projection of one shard."""
 
-    def __init__(self, database: Database, eventlog: EventLog, bus: Bus, shard: int, shards: int) -> None:
+    def __init__(self, database: Database, desk: Desk, bus: Bus, shard: int, shards: int) -> None:
         self.shard = shard
         self.healthy = False  # whether the last step went through
         self._database = database
-        self._eventlog = eventlog
+        self._desk = desk
+        self._eventlog = desk.eventlog
         self._bus = bus
         self._shards = shards
-        self._folds = Folds(eventlog)
+        self._folds = Folds(desk.eventlog)
         self._position: Position | None = None  # None: look, and check the stream, first
         self._behind: StreamSeq | None = None  # where `announced` was found behind `applied`, waiting for who tells
 
@@ -71,32 +74,35 @@ class Projector:
                 await self._catch_up()
             return 0
         folded = await self._folds.fold(batch)
-        self._position, mine = await self._commit(position, batch, folded)
-        if mine and self._position is not None:
+        self._position, announced = await self._commit(position, batch, folded)
+        if announced is not None and self._position is not None:
             probe.hit("project.after_commit")
             self._folds.keep(folded)
-            await self._tell(position.applied, self._position, folded)
+            await self._tell(position.applied, self._position, announced)
         return len(batch)
 
     async def _commit(
         self, read_at: Position, batch: Sequence[Entry], folded: Mapping[JobRef, Folded | Stuck]
-    ) -> tuple[Position | None, bool]:
-        """Write the rows and move the position; whether that was done. Where another sweeper was quicker it is not, and
-        the position is as that one left it, None when the shard is projected anew meanwhile.
+    ) -> tuple[Position | None, Announcement | None]:
+        """Write the rows and move the position; what is to be announced then. Where another sweeper was quicker
+        nothing is written (None), and the position is as that one left it, None when the shard is projected anew
+        meanwhile.
         """
         last = batch[-1]
         async with self._database.transaction() as conn:
             position = await positions.get(conn, self.shard, lock=True)
             if position is None or position.epoch != read_at.epoch:
-                return None, False
+                return None, None
             if position.applied != read_at.applied:
-                return position, False
+                return position, None
             plain = [(ref, job.state, job.at) for ref, job in folded.items() if _is_plain(job)]
             await jobs.upsert_plain(conn, plain, epoch=position.epoch)
             for ref, job in folded.items():
                 if not _is_plain(job):
                     await _write(conn, ref, job, position.epoch)
-            nothing_to_tell = position.announced >= position.applied and not any(_news(folded))
+            # A child whose row is not there yet comes later, and reads then that its parent has ended.
+            what = announcement(folded, await open_children(conn, parents_ended(folded)))
+            nothing_to_tell = position.announced >= position.applied and what.empty
             position = replace(
                 position,
                 applied=last.at,
@@ -105,13 +111,13 @@ class Projector:
             )
             await positions.put(conn, position)
             probe.hit("project.before_commit")
-        return position, True
+        return position, what
 
-    async def _tell(self, after: StreamSeq, moved: Position, folded: Mapping[JobRef, Folded | Stuck]) -> None:
-        """Tell the news of the batch that was committed behind `after`, then that they were told."""
-        if not any(_news(folded)):
+    async def _tell(self, after: StreamSeq, moved: Position, what: Announcement) -> None:
+        """Announce the batch that was committed behind `after`, then that it was announced."""
+        if what.empty:
             return
-        await tell(self._bus, _news(folded))
+        await announce(self._bus, self._desk, what)
         probe.hit("project.after_announce")
         if moved.announced < after:  # somebody else has not told what came before: whoever catches up tells both
             return
@@ -120,7 +126,7 @@ class Projector:
         self._position = replace(moved, announced=moved.applied)
 
     async def _catch_up(self) -> None:
-        """Tell what was projected and perhaps not told, by a sweeper that died or lost the broker in between.
+        """Announce what was projected and perhaps not announced, by a sweeper that died or lost the broker in between.
 
         At the first look it waits for the next one: the sweeper that committed may be telling it just now.
         """
@@ -132,7 +138,10 @@ class Projector:
             return
         batch = await self._eventlog.scan(self.shard, position.announced, BATCH)
         batch = [entry for entry in batch if entry.at <= position.applied]
-        await tell(self._bus, _news(await Folds(self._eventlog).fold(batch)))
+        folded = await Folds(self._eventlog).fold(batch)
+        async with self._database.read() as conn:
+            what = announcement(folded, await open_children(conn, parents_ended(folded)))
+        await announce(self._bus, self._desk, what)
         upto = batch[-1].at if batch else position.applied
         async with self._database.transaction() as conn:
             await positions.announce(conn, self.shard, position.epoch, upto)
@@ -201,10 +210,3 @@ async def _write(conn: AsyncConnection, ref: JobRef, job: Folded | Stuck, epoch:
                 await inbox.write(conn, ref, state.submitted.flow, job.changes)
         case _:
             assert_never(job)
-
-
-def _news(folded: Mapping[JobRef, Folded | Stuck]) -> Iterator[tuple[Tenant, News]]:
-    """What a batch has to tell, with whom."""
-    for ref, job in folded.items():
-        if isinstance(job, Folded):
-            yield from ((ref.tenant, one) for one in job.news)

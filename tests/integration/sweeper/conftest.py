@@ -44,9 +44,9 @@ def desk(own_bus: Bus, own_eventlog: EventLog, clock: FakeClock) -> Desk:
 
 
 @pytest.fixture
-def projector(database: Database, own_bus: Bus, own_eventlog: EventLog) -> Callable[[int], Projector]:
+def projector(database: Database, own_bus: Bus, desk: Desk) -> Callable[[int], Projector]:
     """`projector(shard)`: a new one, as after a restart."""
-    return lambda shard: Projector(database, own_eventlog, own_bus, shard, SHARDS)
+    return lambda shard: Projector(database, desk, own_bus, shard, SHARDS)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from perdure import probe
 from perdure.bus.connection import Bus
+from perdure.bus.doorbell import Doorbells
 from perdure.bus.eventlog import EventLog
 from perdure.bus.inbox import News
 from perdure.bus.subject import event_subject, shard_of
@@ -29,8 +30,10 @@ from perdure.db.migrate import upgrade
 from perdure.db.positions import Position
 from perdure.errors import BrokenLog, Unavailable
 from perdure.ids import JobRef, Principal, StreamSeq, Tenant, new_event_id
+from perdure.jobs.desk import Desk
 from perdure.local.server import NatsServer
 from perdure.probe import SimulatedCrash
+from perdure.testing.clock import FakeClock
 from perdure.testing.factory import BEGIN, FINGERPRINT
 from perdure.testing.logs import Told
 from perdure.testing.postgres import PostgresServer
@@ -470,7 +473,7 @@ async def test_a_restored_older_backup_of_the_broker_is_followed(
         request = told.story.asked("kept")
         await told.put(told.story.events[-1])
         kept = list(told.at)
-        await settle(lambda s: Projector(database, eventlog, bus, s, SHARDS), shard)
+        await settle(lambda s: Projector(database, Desk(eventlog, Doorbells(bus), FakeClock()), bus, s, SHARDS), shard)
     server.stop()
     shutil.copytree(store, tmp_path / "backup")
     server.start()
@@ -483,7 +486,7 @@ async def test_a_restored_older_backup_of_the_broker_is_followed(
         await lost.put(lost.story.answered(request))
         lost.story.asked("lost")
         await lost.put(lost.story.events[-1])
-        await settle(lambda s: Projector(database, eventlog, bus, s, SHARDS), shard)
+        await settle(lambda s: Projector(database, Desk(eventlog, Doorbells(bus), FakeClock()), bus, s, SHARDS), shard)
     assert (await row_of(database, told.ref)).seq == 9
     server.stop()
     shutil.rmtree(store)
@@ -498,7 +501,7 @@ async def test_a_restored_older_backup_of_the_broker_is_followed(
         for n in range(grown):
             event = back.story.step(f"new{n}")
             await back.put(msgspec.structs.replace(event, id=new_event_id()))
-        await settle(lambda s: Projector(database, eventlog, bus, s, SHARDS), shard)
+        await settle(lambda s: Projector(database, Desk(eventlog, Doorbells(bus), FakeClock()), bus, s, SHARDS), shard)
         row = await row_of(database, told.ref)
         assert (row.seq, row.epoch) == (3 + grown, 2)
         assert await mismatches(database, eventlog, SHARDS) == []
@@ -549,7 +552,7 @@ async def test_postgres_that_goes_away_delays_the_projection_and_loses_nothing(
     told = await Told(own_eventlog, MAIN).begin()
     shard = shard_of(told.ref.job, SHARDS)
     async with open_database(own_postgres.url()) as database:
-        one = Projector(database, own_eventlog, own_bus, shard, SHARDS)
+        one = Projector(database, Desk(own_eventlog, Doorbells(own_bus), FakeClock()), own_bus, shard, SHARDS)
         await one.step()
         assert one.healthy
         await asyncio.to_thread(own_postgres.kill)
@@ -570,7 +573,7 @@ async def test_a_broker_that_goes_away_delays_the_projection_and_loses_nothing(
 ) -> None:
     told = await Told(own_eventlog, MAIN).begin()
     shard = shard_of(told.ref.job, SHARDS)
-    one = Projector(database, own_eventlog, own_bus, shard, SHARDS)
+    one = Projector(database, Desk(own_eventlog, Doorbells(own_bus), FakeClock()), own_bus, shard, SHARDS)
     await one.step()
     own_nats_server.kill()
     with pytest.raises(Unavailable):
