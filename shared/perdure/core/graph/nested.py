@@ -28,7 +28,7 @@ def references(definition: object) -> tuple[str, ...]:
 
 
 def resolved(definition: Any, exact: Mapping[str, str]) -> Any:  # Any: decoded JSON, not yet checked
-    """`definition` with each reference that `exact` knows replaced by what it says (`name@digest`); the rest is left."""
+    """`definition` with each reference in `exact` replaced by what it says there (`name@digest`); the rest is left."""
     changes = {
         index: inputs | {"flow": exact[inputs["flow"]]}
         for index, inputs in _nesting(definition)
