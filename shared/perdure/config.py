@@ -52,6 +52,12 @@ def _token(value: str) -> str:
     return value
 
 
+def _module(value: str) -> str:
+    if not all(part.isidentifier() for part in value.split(".")):
+        raise ValueError("each must be a module: package.module")
+    return value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -59,6 +65,8 @@ def _lower(value: object) -> object:
 Words = Annotated[tuple[str, ...], BeforeValidator(_list), Field(min_length=1)]
 QueueName = Annotated[str, BeforeValidator(_token)]
 Queues = Annotated[tuple[QueueName, ...], BeforeValidator(_list), Field(min_length=1)]
+Tenants = Queues
+Apps = Annotated[tuple[Annotated[str, BeforeValidator(_module)], ...], BeforeValidator(_list)]
 Priorities = Annotated[tuple[Literal["low", "normal", "high"], ...], BeforeValidator(_list), Field(min_length=1)]
 Addresses = Annotated[tuple[Address, ...], BeforeValidator(_addresses)]
 HealthAddress = Annotated[Address | None, BeforeValidator(_address)]
@@ -158,6 +166,8 @@ class RunnerSettings(NatsSettings):
     queues: Queues = ("default",)
     priorities: Priorities = ("high", "normal", "low")
     slots: Annotated[int, Field(ge=1, le=1000)] = 64
+    app: Apps = ()
+    tenants: Tenants = ("main",)
     model_url: str | None = None
     model_key: SecretStr | None = None
     model_name: str | None = None

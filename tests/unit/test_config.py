@@ -67,6 +67,10 @@ def test_lists_and_addresses_are_read() -> None:
         ("PERDURE_PRIORITIES", "urgent"),
         ("PERDURE_QUEUES", "a.b"),
         ("PERDURE_SLOTS", "0"),
+        ("PERDURE_APP", "a b"),
+        ("PERDURE_APP", "/etc"),
+        ("PERDURE_TENANTS", "Main"),
+        ("PERDURE_TENANTS", ","),
         ("PERDURE_GRACE_SECONDS", "nan"),
         ("PERDURE_LOG_LEVEL", "loud"),
         ("PERDURE_NATS", ","),
@@ -98,6 +102,7 @@ def test_settings_travel_to_a_child_by_its_environment() -> None:
 
 def test_the_names_are_the_documented_ones() -> None:
     assert known_names() == {
+        "PERDURE_APP",
         "PERDURE_DATABASE",
         "PERDURE_FAILPOINTS",
         "PERDURE_FIRST_KEY",
@@ -119,6 +124,7 @@ def test_the_names_are_the_documented_ones() -> None:
         "PERDURE_PRIORITIES",
         "PERDURE_QUEUES",
         "PERDURE_SLOTS",
+        "PERDURE_TENANTS",
         "PERDURE_SQL_OUTAGE_SECONDS",
         "PERDURE_URL",
     }

@@ -1,12 +1,16 @@
 """Wires a runner: connects, waits for the streams as declared, pulls doorbells, drains when told to stop."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
 
 import structlog
 
+from perdure import __version__
+from perdure.bus.call import Calls
+from perdure.bus.callbodies import FlowOffer, Register
 from perdure.bus.connection import Bus
 from perdure.bus.delta import Deltas
 from perdure.bus.doorbell import Doorbells
@@ -17,21 +21,34 @@ from perdure.bus.pull import Pull
 from perdure.bus.topology import Topology, compare
 from perdure.clock import SystemChance, SystemClock
 from perdure.config import RunnerSettings
+from perdure.engine.app import AppRefused, PythonFlow, load_apps
 from perdure.engine.components.endpoint import ModelEndpoint
 from perdure.errors import Unavailable
-from perdure.ids import Queue, new_runner_id
+from perdure.ids import Queue, RunnerId, Tenant, new_runner_id
+from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_runner.attempt import Executor
 from perdure_runner.flows import Flows
 from perdure_runner.intake import Intake
+from perdure_runner.register import Registration
 
 log = structlog.get_logger(__name__)
 
 WAIT_SECONDS: Final = 0.3
+SETTINGS_REFUSED: Final = 2  # the exit code: starting again would change nothing
 
 
 async def serve(settings: RunnerSettings, service: Service) -> None:
-    """Run until `service.stopping`, then hand on what runs and return. Ready means that the pulls are standing."""
+    """Run until `service.stopping`, then hand on what runs and return. Ready means that the pulls are standing.
+
+    A runner of Python flows pulls nothing before a gateway knows them. An `--app` that cannot be run ends it (exit 2).
+    """
+    try:
+        python = load_apps(settings.app)
+    except AppRefused as exc:
+        log.error("app refused", reason=str(exc))
+        service.exit_code = SETTINGS_REFUSED
+        return
     clock, chance, runner = service.clock, SystemChance(), new_runner_id()
     service.facts["runner"] = runner
     async with AsyncExitStack() as stack:
@@ -62,19 +79,82 @@ async def serve(settings: RunnerSettings, service: Service) -> None:
                 on_stalled=lambda seconds: service.fatal(f"the main loop has not ticked for {seconds:.0f} s"),
             )
         )
-        executor = Executor(Deltas(bus), partial(news, bus), doorbells, clock, chance)
+        calls = Calls(bus)
+        executor = Executor(Deltas(bus), partial(news, bus), Desk(eventlog, doorbells, clock), chance, calls)
         intake = Intake(
             runner=runner,
             eventlog=eventlog,
             doorbells=doorbells,
             heartbeats=heartbeats,
-            flows=Flows(bus, _model(settings), settings.outbound_allow),
+            flows=Flows(bus, _model(settings), settings.outbound_allow, python=python, tenants=settings.tenants),
             execute=executor.execute,
             clock=clock,
             chance=chance,
         )
         pull = Pull(bus, queues, settings.slots, intake.handle, lease_seconds=topology.lease_seconds)
-        await _pull(settings, service, pull, intake, executor)
+        record = partial(_record, settings, runner, python, executor)
+        registration = Registration(calls, record, service.stop, clock)
+        if python and not await _registered(registration, service):
+            return
+        keeping = asyncio.create_task(_keep(registration, known=bool(python)))
+        try:
+            await _pull(settings, service, pull, intake, executor)
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
+        await registration.leave()
+
+
+async def _registered(registration: Registration, service: Service) -> bool:
+    """Whether a gateway knows the flows now; False when the service was told to stop first."""
+    first = asyncio.create_task(registration.first())
+    stop = asyncio.create_task(service.stopping.wait())
+    await asyncio.wait([first, stop], return_when=asyncio.FIRST_COMPLETED)
+    for task in (first, stop):
+        task.cancel()
+    await asyncio.wait([first, stop])
+    if first.cancelled():
+        return False
+    first.result()
+    return not service.stopping.is_set()
+
+
+async def _keep(registration: Registration, *, known: bool) -> None:
+    if not known:  # nothing depends on it: graphs are run for whoever rings
+        await registration.first()
+    await registration.keep()
+
+
+def _record(
+    settings: RunnerSettings,
+    runner: RunnerId,
+    python: Mapping[str, PythonFlow],
+    executor: Executor,
+    *,
+    leaving: bool = False,
+) -> Register:
+    """What the gateways are told of this runner now."""
+    return Register(
+        runner=runner,
+        version=__version__,
+        queues=tuple(Queue(queue) for queue in settings.queues),
+        priorities=settings.priorities,
+        slots=settings.slots,
+        running=executor.running,
+        tenants=tuple(Tenant(tenant) for tenant in settings.tenants),
+        flows=tuple(
+            FlowOffer(
+                name=name,
+                digest=flow.digest,
+                module=flow.module,
+                description=flow.description,
+                input_schema=flow.input_schema,
+                output_schema=flow.output_schema,
+            )
+            for name, flow in sorted(python.items())
+        ),
+        leaving=leaving,
+    )
 
 
 async def _pull(settings: RunnerSettings, service: Service, pull: Pull, intake: Intake, executor: Executor) -> None:

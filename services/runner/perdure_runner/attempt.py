@@ -9,15 +9,17 @@ from typing import Final
 import structlog
 
 from perdure import probe
+from perdure.bus.call import Calls
 from perdure.bus.delta import Deltas
-from perdure.bus.doorbell import Doorbells
-from perdure.clock import Chance, Clock
+from perdure.clock import Chance
 from perdure.core import event as ev
 from perdure.core.event import TERMINAL, AnyEvent
 from perdure.engine.attempt import Pass
 from perdure.errors import Unavailable
 from perdure.ids import EventId, JobRef
 from perdure.jobs.alarms import arm
+from perdure.jobs.desk import Desk
+from perdure.jobs.parent import tell_parent
 from perdure_runner.intake import Claimed
 from perdure_runner.port import LogPort
 
@@ -32,12 +34,13 @@ News = Callable[[JobRef], AbstractAsyncContextManager[asyncio.Event]]
 class Executor:
     """Runs attempts, any number side by side. `drain` and `halt` end them early without losing anything."""
 
-    def __init__(self, deltas: Deltas, news: News, doorbells: Doorbells, clock: Clock, chance: Chance) -> None:
+    def __init__(self, deltas: Deltas, news: News, desk: Desk, chance: Chance, calls: Calls) -> None:
         self._deltas = deltas
         self._news = news
-        self._doorbells = doorbells
-        self._clock = clock
+        self._desk = desk
+        self._clock = desk.clock
         self._chance = chance
+        self._calls = calls
         self._running: dict[EventId, Pass] = {}
         self._draining = False
 
@@ -51,7 +54,9 @@ class Executor:
 
         Raises Interrupted when the attempt is fenced or the lease is in doubt: then nothing more is written or acked.
         """
-        port = LogPort(claimed.joblog, claimed.attempt_id, claimed.lease, self._deltas, self._clock, self._chance)
+        port = LogPort(
+            claimed.joblog, claimed.attempt_id, claimed.lease, self._deltas, self._clock, self._chance, self._calls
+        )
         run = Pass(claimed.workflow, port)
         self._running[claimed.attempt_id] = run
         if self._draining:
@@ -67,8 +72,10 @@ class Executor:
             for watcher in watchers:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
-        await self._settle(claimed, end)
-        await run.close()
+        try:
+            await self._settle(claimed, end)
+        finally:
+            await run.close()
 
     def drain(self) -> None:
         """Let running steps end and every attempt hand its job on; nothing new is started in them."""
@@ -82,9 +89,10 @@ class Executor:
             run.halt()
 
     async def _settle(self, claimed: Claimed, end: AnyEvent) -> None:
-        """Alarms, then the ack: a crash before it is a redelivery that finds nothing to do."""
+        """The parent, or the alarms; then the ack: a crash before it is a redelivery, which sees to both again."""
         delivery = claimed.delivery
         if end.status in TERMINAL:
+            await tell_parent(self._desk, delivery.ref, claimed.joblog.state)
             await delivery.ack()
             probe.hit("terminal.after_ack")
             log.info("job ended", attempt=end.attempt, status=str(end.status))
@@ -95,7 +103,7 @@ class Executor:
             await delivery.nak(0)
             log.info("job handed on", attempt=end.attempt)
             return
-        await arm(self._doorbells, delivery.ref, claimed.joblog.state, self._clock.broker_now())
+        await arm(self._desk.doorbells, delivery.ref, claimed.joblog.state, self._clock.broker_now())
         probe.hit("suspend.after_arm")
         await delivery.ack()
 

@@ -1,16 +1,22 @@
-"""From the flow that a job names to something the engine can run: definitions by digest, the last 256 kept."""
+"""From the flow that a job names to something the engine can run.
+
+Graphs come as definitions by digest, the last 256 kept. Python workflows are those of this runner's `--app`, by name: a
+job runs on whatever code bears the name, and the engine notices when that code does not fit the job's log.
+"""
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
+import structlog
 
 from perdure.bus.blob import get
 from perdure.bus.connection import Bus
 from perdure.core.event import FlowRef
 from perdure.core.graph import nested
 from perdure.core.graph.spec import GraphSpec, parse
+from perdure.engine.app import PythonFlow
 from perdure.engine.components.address import HostPort
 from perdure.engine.components.endpoint import ModelEndpoint
 from perdure.engine.components.outbound import Outbound
@@ -22,13 +28,26 @@ from perdure.ids import Digest, Tenant
 
 KEPT: Final = 256
 
+log = structlog.get_logger(__name__)
+
 
 class Flows:
     """Loads the workflow of a job. A definition never changes under its digest, so what is kept is never stale."""
 
-    def __init__(self, bus: Bus, model: ModelEndpoint | None, allow: Collection[HostPort] = ()) -> None:
-        """`allow`: hosts and ports that flows may ask wherever they lead; the model's is always among them."""
+    def __init__(
+        self,
+        bus: Bus,
+        model: ModelEndpoint | None,
+        allow: Collection[HostPort] = (),
+        *,
+        python: Mapping[str, PythonFlow] | None = None,
+        tenants: Collection[str] = (),
+    ) -> None:
+        """`allow`: hosts and ports that flows may ask wherever they lead; the model's is always among them. `tenants`
+        may execute the flows of `python`.
+        """
         self._bus = bus
+        self._python, self._tenants = python or {}, frozenset(tenants)
         hosts = {(host.lower(), port) for host, port in allow}
         self._components = builtin(model, Outbound(hosts if model is None else hosts | {model.address}))
         self._kept: OrderedDict[tuple[Tenant, Digest], Workflow] = OrderedDict()
@@ -39,8 +58,10 @@ class Flows:
         Raises UnsupportedVersion when this runner cannot run it (another kind, a component or member it does not know,
         a definition that is not there): another runner may. Raises Unavailable when the broker does not answer.
         """
+        if flow.kind == "python":
+            return self._code(tenant, flow)
         if flow.kind != "graph":
-            raise UnsupportedVersion(f"this runner executes graph flows only, not {flow.kind}")
+            raise UnsupportedVersion(f"this runner executes no {flow.kind} flows")
         key = (tenant, flow.digest)
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -68,3 +89,11 @@ class Flows:
                 flows[reference] = await self._graph(tenant, inner, known, depth + 1)
             known[digest] = parse(definition, flows=flows)
         return known[digest]
+
+    def _code(self, tenant: Tenant, flow: FlowRef) -> Workflow:
+        found = self._python.get(flow.name) if tenant in self._tenants else None
+        if found is None:
+            raise UnsupportedVersion(f"this runner has no Python flow {flow.name} for {tenant}")
+        if found.digest != flow.digest:  # said, never refused: a deploy that adds steps at the end is fine
+            log.info("other code than at the submission", flow=flow.name, submitted=flow.digest, runs=found.digest)
+        return found.workflow

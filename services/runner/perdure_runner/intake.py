@@ -24,7 +24,9 @@ from perdure.engine.workflow import Workflow
 from perdure.errors import BrokenLog, Interrupted, Malformed, OutcomeUnknown, Unavailable, UnsupportedVersion
 from perdure.ids import EventId, RunnerId
 from perdure.jobs.alarms import arm
+from perdure.jobs.desk import Desk
 from perdure.jobs.joblog import JobLog
+from perdure.jobs.parent import tell_parent
 from perdure_runner.flows import Flows
 
 log = structlog.get_logger(__name__)
@@ -60,6 +62,7 @@ class Intake:
         self._runner = runner
         self._eventlog = eventlog
         self._doorbells = doorbells
+        self._desk = Desk(eventlog, doorbells, clock)
         self._heartbeats = heartbeats
         self._flows = flows
         self._execute = execute
@@ -99,6 +102,7 @@ class Intake:
         while True:
             match claim(joblog.state, self._clock.broker_now(), delivery.bell):
                 case Ended():
+                    await tell_parent(self._desk, delivery.ref, joblog.state)
                     await delivery.ack()
                     return None
                 case Asleep():
@@ -143,6 +147,7 @@ class Intake:
             reason=start.reason,
             because_seq=start.because_seq,
             cause=start.cause,
+            code_digest=workflow.digest if before.submitted.flow.kind == "python" else None,
         )
         stored: Stored | None = await joblog.append(
             lambda job: data if job is before else None, budget_seconds=self._believed(lease)

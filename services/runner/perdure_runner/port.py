@@ -7,16 +7,20 @@ from typing import Any
 import msgspec
 
 from perdure import probe
+from perdure.bus import callbodies as said
+from perdure.bus.call import Calls
 from perdure.bus.delta import Deltas
 from perdure.bus.heartbeat import Lease
 from perdure.clock import Chance, Clock
+from perdure.core import codec
 from perdure.core import event as ev
 from perdure.core.event import FORMAT, AnyData, AnyEvent
 from perdure.core.instant import Instant, seconds_between
+from perdure.core.key import Key
 from perdure.core.machine import JobState
 from perdure.engine.port import Decide
 from perdure.errors import Interrupted
-from perdure.ids import Digest, EventId, JobRef
+from perdure.ids import Digest, EventId, JobId, JobRef, Queue
 from perdure.jobs.joblog import JobLog
 
 _BEFORE = {
@@ -37,7 +41,16 @@ class LogPort:
     heartbeat and after a reconnect. Whoever waits in `moved` is woken by both.
     """
 
-    def __init__(self, log: JobLog, attempt_id: EventId, lease: Lease, deltas: Deltas, clock: Clock, chance: Chance):
+    def __init__(
+        self,
+        log: JobLog,
+        attempt_id: EventId,
+        lease: Lease,
+        deltas: Deltas,
+        clock: Clock,
+        chance: Chance,
+        calls: Calls,
+    ) -> None:
         self.ref: JobRef = log.ref
         self.attempt_id = attempt_id
         self.chance = chance
@@ -45,6 +58,7 @@ class LogPort:
         self._lease = lease
         self._deltas = deltas
         self._clock = clock
+        self._calls = calls
         self._turn = asyncio.Lock()
         self._grown = asyncio.Event()
         self._interrupted: Interrupted | None = None
@@ -117,6 +131,42 @@ class LogPort:
             "after": self._log.state.seq,
         }
         self._deltas.publish(self.ref, msgspec.json.encode({**head, **data}))
+
+    async def submit_child(
+        self,
+        key: Key,
+        flow: str,
+        given: Any,
+        *,
+        detached: bool = False,
+        queue: str | None = None,
+        priority: said.Priority | None = None,
+        deadline_seconds: float | None = None,
+        max_failures: int | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> JobId:
+        self._believed_seconds()
+        parent = said.ParentCall(
+            tenant=self.ref.tenant,
+            job=self.ref.job,
+            step=key.name,
+            occurrence=key.occurrence,
+            path=key.path,
+            detached=detached,
+        )
+        request = said.Submit(
+            parent=parent,
+            flow=flow,
+            input=msgspec.Raw(codec.encode_value(given)),
+            queue=None if queue is None else Queue(queue),
+            priority=priority,
+            deadline_seconds=deadline_seconds,
+            max_failures=max_failures,
+            tags=tags or {},
+        )
+        reply = await self._calls.ask(said.SUBMIT, request, said.Submitted)
+        self._believed_seconds()
+        return reply.job_id
 
     def interrupt(self, why: str) -> None:
         """End the attempt for this runner: every append and wait raises Interrupted, also those that wait now."""

@@ -31,6 +31,10 @@ app = App(
 Nats = Annotated[str | None, Parameter(help="Addresses of the broker, with commas [PERDURE_NATS].")]
 Database = Annotated[str | None, Parameter(help="SQLAlchemy URL of the database [PERDURE_DATABASE].")]
 Health = Annotated[str | None, Parameter(help="host:port of the health listener, off by default [PERDURE_HEALTH].")]
+Apps = Annotated[
+    list[str] | None,
+    Parameter(negative="", help="Modules with Python workflows, repeated or with commas [PERDURE_APP]."),
+]
 Grace = Annotated[float | None, Parameter(help="Seconds that the end may take [PERDURE_GRACE_SECONDS].")]
 
 
@@ -40,6 +44,7 @@ def up(
     host: Annotated[str, Parameter(help="Where the gateway listens.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Its port; 0 takes a free one.")] = 8480,
     runners: Annotated[int, Parameter(help="How many runner processes.")] = 1,
+    app: Apps = None,
     nats: Annotated[str | None, Parameter(help="Use these brokers and start none.")] = None,
     database: Annotated[
         str | None, Parameter(help="Use this database, which `perdure migrate up` has prepared.")
@@ -54,7 +59,7 @@ def up(
     """
     die_with_parent()
     logs.configure("up", os.environ.get("PERDURE_LOG_LEVEL") or "info")
-    options = UpOptions(data, host, port, max(1, runners), nats, database, profile)
+    options = UpOptions(data, host, port, max(1, runners), nats, database, profile, _modules(app))
     printer = Printer(json)
 
     def say(ready: Ready) -> None:
@@ -95,13 +100,17 @@ def runner(
     queues: Annotated[str | None, Parameter(help="Queues, with commas [PERDURE_QUEUES].")] = None,
     priorities: Annotated[str | None, Parameter(help="Priorities, with commas [PERDURE_PRIORITIES].")] = None,
     slots: Annotated[int | None, Parameter(help="Jobs at the same time [PERDURE_SLOTS].")] = None,
+    app: Apps = None,
+    tenants: Annotated[
+        str | None, Parameter(help="Who may see its Python workflows, with commas [PERDURE_TENANTS].")
+    ] = None,
     health: Health = None,
     grace: Grace = None,
 ) -> int:
     """Run a runner alone: it executes jobs. SIGTERM lets its steps end and hands the jobs on."""
     flags = {
-        "nats": nats, "queues": queues, "priorities": priorities, "slots": slots, "health": health,
-        "grace_seconds": grace,
+        "nats": nats, "queues": queues, "priorities": priorities, "slots": slots, "app": _modules(app),
+        "tenants": tenants, "health": health, "grace_seconds": grace,
     }  # fmt: skip
     return start(RunnerSettings, _service("perdure_runner", RunnerSettings), "runner", **flags)
 
@@ -110,6 +119,11 @@ def sweeper(*, nats: Nats = None, database: Database = None, health: Health = No
     """Run a sweeper alone: it keeps the database true to the logs and rings what was lost. SIGTERM drains."""
     flags = {"nats": nats, "database": database, "health": health, "grace_seconds": grace}
     return start(SweeperSettings, _service("perdure_sweeper", SweeperSettings), "sweeper", **flags)
+
+
+def _modules(given: list[str] | None) -> str | None:
+    """What --app said, as the setting has it."""
+    return ",".join(given) if given else None
 
 
 def _service(package: str, _kind: type[S]) -> Callable[[S, Service], Awaitable[None]]:

@@ -48,6 +48,7 @@ class UpOptions(Struct, frozen=True):
     nats: str | None = None
     database: str | None = None
     profile: ProfileName = "durable"
+    app: str | None = None  # modules of Python workflows, with commas; None: what the environment says
 
 
 class Ready(Struct, frozen=True):
@@ -134,10 +135,11 @@ class Supervisor:
         """Name, module, settings and their flags, in the order in which they are stopped."""
         database: dict[str, object] = {"database": self._database}
         gateway: dict[str, object] = {"host": address.host, "port": address.port, **database}
+        runner: dict[str, object] = {"app": self._options.app}
         runners = [f"runner-{n}" for n in range(1, self._options.runners + 1)]
         return [
             ("gateway", "perdure_gateway", GatewaySettings, gateway),
-            *((name, "perdure_runner", RunnerSettings, {}) for name in runners),
+            *((name, "perdure_runner", RunnerSettings, runner) for name in runners),
             ("sweeper", "perdure_sweeper", SweeperSettings, database),
         ]
 

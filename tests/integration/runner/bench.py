@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
+from perdure.bus.call import Calls
 from perdure.bus.connection import Bus
 from perdure.bus.delta import Deltas
 from perdure.bus.doorbell import Doorbells
@@ -20,6 +21,7 @@ from perdure.core.instant import Instant, later
 from perdure.engine.workflow import Workflow
 from perdure.errors import Interrupted, UnsupportedVersion
 from perdure.ids import JobRef, Principal, Queue, RequestId, Tenant, new_job_id, new_runner_id, request_id
+from perdure.jobs.desk import Desk
 from perdure.jobs.joblog import JobLog
 from perdure.local.server import NatsServer
 from perdure.testing.factory import FINGERPRINT, FLOW, OWNER, RUNNER
@@ -59,9 +61,9 @@ class Runner:
 
     def __init__(self, bench: "Bench", heartbeats: Heartbeats, workflow: Workflow | None) -> None:
         self.flows = OneFlow(workflow)
-        self.executor = Executor(
-            Deltas(bench.bus), partial(news, bench.bus), bench.doorbells, bench.clock, SystemChance()
-        )
+        desk = Desk(bench.eventlog, bench.doorbells, bench.clock)
+        calls = Calls(bench.runner_bus or bench.bus)
+        self.executor = Executor(Deltas(bench.bus), partial(news, bench.bus), desk, SystemChance(), calls)
         self._runs = workflow is not None
         self.started: asyncio.Queue[Claimed] = asyncio.Queue()
         self.release = asyncio.Event()
@@ -98,6 +100,7 @@ class Bench:
         self.clock = SystemClock()
         self.queue = Queue(f"q{uuid.uuid4().hex[:16]}")
         self.ref = JobRef(tenant, new_job_id())
+        self.runner_bus: Bus | None = None  # whose inboxes gateways answer to, where a test needs answers
 
     @asynccontextmanager
     async def runner(self, workflow: Workflow | None = None) -> AsyncIterator[Runner]:
