@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from perdure.bus import subject
 from perdure.bus.connection import Bus
 from perdure.bus.eventlog import EventLog, Stored, Unread
-from perdure.bus.stream import store
+from perdure.bus.stream import Read, direct_batch, store
 from perdure.core import codec
 from perdure.core import event as ev
 from perdure.core.event import AnyEvent
@@ -92,6 +92,17 @@ async def test_the_tail_is_the_last_event(eventlog: EventLog, tenant: Tenant) ->
     tail = await eventlog.tail(told.ref)
     assert tail is not None
     assert (tail.at, tail.event) == (told.last, told.story.events[-1])
+
+
+async def test_a_replica_that_is_behind_does_not_cut_a_log_short(
+    eventlog: EventLog, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def behind(bus: Bus, stream: str, name: str, after: int, most: int | None = None) -> list[Read]:
+        return (await direct_batch(bus, stream, name, after, most))[:-2]
+
+    told = await Told(eventlog, tenant).begin(steps=3)
+    monkeypatch.setattr("perdure.bus.eventlog.direct_batch", behind)
+    assert [s.at for s in await eventlog.read(told.ref)] == told.at
 
 
 async def test_the_same_job_id_of_another_tenant_is_another_log(eventlog: EventLog, tenant: Tenant) -> None:

@@ -63,6 +63,27 @@ async def test_an_append_without_a_broker_was_surely_not_sent_and_is_not_sent_la
         )  # what was acknowledged before the kill is there
 
 
+async def test_what_is_published_without_a_broker_is_refused_and_not_sent_later(
+    own_nats_server: NatsServer, tenant: Tenant, eventually: Eventually
+) -> None:
+    heard: list[bytes] = []
+
+    async def hear(message: Msg) -> None:
+        heard.append(message.data)
+
+    async with connect(own_nats_server) as bus, connect(own_nats_server) as other:
+        await other.subscribe(f"inbox.{tenant}.request", hear)
+        own_nats_server.kill()
+        await eventually(lambda: not bus.connected and not other.connected)
+        with pytest.raises(Unavailable):
+            await bus.publish(f"inbox.{tenant}.request", b"refused")
+        own_nats_server.start()
+        await eventually(lambda: bus.connected and other.connected)
+        await bus.publish(f"inbox.{tenant}.request", b"sent")
+        await eventually(lambda: heard)
+    assert heard == [b"sent"]
+
+
 async def fill(told: Told) -> None:
     for number in range(1000):
         await told.put(told.story.step(f"s{number}", "x" * 1000))

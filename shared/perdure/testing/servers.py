@@ -1,6 +1,7 @@
 """Real servers for tests: a nats-server with the streams declared, and connections to it."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -46,7 +47,11 @@ def connect(
 @contextmanager
 def frozen(server: NatsServer) -> Iterator[None]:
     """The server takes bytes and answers nothing (SIGSTOP), until the context ends (SIGCONT)."""
+    pid = server.pid
+    if pid is None:
+        raise ValueError("a server that does not run cannot be frozen")
     server.signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED)  # the signal is on its way for a moment, in which it still answers
     try:
         yield
     finally:
