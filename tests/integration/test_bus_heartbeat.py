@@ -86,9 +86,9 @@ async def holding(
 async def test_a_lease_is_kept_beyond_the_patience_of_the_broker(
     nats_server: NatsServer, tenant: Tenant, eventually: Eventually
 ) -> None:
-    async with holding(nats_server, tenant, eventually, lease=1.0) as (_, holder):
+    async with holding(nats_server, tenant, eventually, lease=2.0) as (_, holder):
         begin = holder.lease.believed_until
-        await eventually(lambda: holder.lease.believed_until > begin + 2.5)
+        await eventually(lambda: holder.lease.believed_until > begin + 3.0)
         assert holder.lease.believed
         assert holder.times == [1]
 
@@ -104,8 +104,8 @@ async def test_a_main_loop_that_is_blocked_for_less_than_three_leases_keeps_its_
     nats_server: NatsServer, tenant: Tenant, eventually: Eventually
 ) -> None:
     stalled: list[float] = []
-    async with holding(nats_server, tenant, eventually, lease=1.5, stalled=stalled.append) as (bus, holder):
-        threading.Event().wait(3.5)  # the author's code that never awaits
+    async with holding(nats_server, tenant, eventually, lease=2.0, stalled=stalled.append) as (bus, holder):
+        threading.Event().wait(4.5)  # the author's code that never awaits
         assert holder.lease.believed
         await bus.flush()
         assert holder.times == [1]
@@ -122,6 +122,28 @@ async def test_a_main_loop_that_hangs_loses_its_leases_and_somebody_is_told(
         await eventually(holder.lease.lost.is_set)
         assert not holder.lease.believed
         await eventually(lambda: 2 in holder.times)
+
+
+async def test_a_hang_is_told_even_when_the_leases_were_lost_before(
+    own_nats_server: NatsServer, tenant: Tenant, eventually: Eventually
+) -> None:
+    told = threading.Event()
+    async with holding(own_nats_server, tenant, eventually, lease=1.0, stalled=lambda _: told.set()) as (_, holder):
+        with frozen(own_nats_server):
+            await eventually(holder.lease.lost.is_set)
+            told.wait(30.0)  # the hang
+            assert told.is_set()
+
+
+async def test_a_process_that_was_stopped_as_a_whole_is_not_taken_for_one_that_hangs(nats_server: NatsServer) -> None:
+    stalled: list[float] = []
+    async with heartbeats(nats_server, stalled.append) as beats:
+        beats._longest = 0.5
+        resumed = threading.Event()
+        beats._call(threading.Event().wait, 2.0)  # the thread does not run, nor does the main loop
+        beats._call(beats._own.call_later, 0.5, resumed.set)
+        assert resumed.wait(30.0)  # by now the thread has looked, before the main loop could tick
+    assert stalled == []
 
 
 async def test_a_frozen_broker_confirms_nothing_so_the_belief_ends_in_time(

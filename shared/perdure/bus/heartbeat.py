@@ -30,6 +30,7 @@ from perdure.errors import OutcomeUnknown, Unavailable
 MARGIN_SECONDS: Final = 1.0  # how much earlier than the broker we stop believing; a quarter of a lease below 4 s
 TICK_SECONDS: Final = 0.25
 STALLED_LEASES: Final = 3
+FROZEN_SECONDS: Final = 1.0
 
 log = logs.get(__name__)
 
@@ -110,6 +111,7 @@ class Heartbeats:
         self._held: set[Lease] = set()  # the main loop's
         self._kept: dict[Lease, asyncio.Task[None]] = {}  # the thread's
         self._ticked = 0.0
+        self._longest = 0.0  # lease that was ever held here
         self._told = False
 
     async def __aenter__(self) -> Self:
@@ -136,6 +138,7 @@ class Heartbeats:
         """Keep `delivery` from being redelivered, from now on. On the main loop."""
         lease = Lease(delivery, lease_seconds, self._clock)
         lease._release = partial(self._released, lease)
+        self._longest = max(self._longest, lease_seconds)
         self._held.add(lease)
         self._call(self._take, lease)
         return lease
@@ -201,8 +204,26 @@ class Heartbeats:
     async def _serve(self) -> None:
         async with self._connect() as self._bus, asyncio.TaskGroup() as self._tasks:
             self._tell_main(self._accept)
-            while True:
-                await self._clock.sleep(TICK_SECONDS)
+            await self._watch()
+
+    async def _watch(self) -> None:
+        """Give everything up, and say so once, when the main loop has hung for 3 of the longest leases. For ever."""
+        looked = self._clock.monotonic()
+        while True:
+            await self._clock.sleep(TICK_SECONDS)
+            now = self._clock.monotonic()
+            if now - looked > FROZEN_SECONDS:  # this thread was stopped as well (SIGSTOP, a machine that slept)
+                self._ticked = now
+            looked, silent = now, now - self._ticked
+            if self._longest and silent > STALLED_LEASES * self._longest and not self._told:
+                self._told = True
+                log.error("the main loop hangs", seconds=round(silent, 1))
+                for lease in list(self._kept):
+                    lease._give_up()
+                    self._let_go(lease)
+                    self._tell_main(self._lose, lease)
+                if self._on_stalled is not None:
+                    self._on_stalled(silent)
 
     def _stop(self) -> None:
         self._serving.cancel()
@@ -226,7 +247,7 @@ class Heartbeats:
             await self._clock.sleep(max(0.0, min(at, lease.believed_until) - self._clock.monotonic()))
             sent = self._clock.monotonic()
             left = lease.believed_until - sent
-            if left <= 0 or self._stalled(lease, sent):
+            if left <= 0 or sent - self._ticked > STALLED_LEASES * lease.lease_seconds:
                 break
             try:
                 await self._bus.request(lease.delivery.reply, b"+WPI", within=min(most, left))
@@ -238,15 +259,6 @@ class Heartbeats:
             at = sent + every
         self._kept.pop(lease, None)
         self._tell_main(self._lose, lease)
-
-    def _stalled(self, lease: Lease, now: float) -> bool:
-        silent = now - self._ticked
-        if silent <= STALLED_LEASES * lease.lease_seconds:
-            return False
-        if not self._told and self._on_stalled is not None:
-            self._told = True
-            self._on_stalled(silent)
-        return True
 
     def _tell_main(self, function: Callable[..., object], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the main loop is closed: nobody is left to be told
