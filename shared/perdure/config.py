@@ -72,6 +72,7 @@ Addresses = Annotated[tuple[Address, ...], BeforeValidator(_addresses)]
 HealthAddress = Annotated[Address | None, BeforeValidator(_address)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
@@ -175,7 +176,12 @@ class RunnerSettings(NatsSettings):
 
 
 class SweeperSettings(DatabaseSettings):
-    """The sweeper."""
+    """The sweeper. `log_days`: how long after its end a log stays with the broker; `archive_days`: how long after it
+    the archive and a tombstone do.
+    """
+
+    log_days: Days = 7.0
+    archive_days: Days = 90.0
 
 
 class MigrateSettings(DatabaseSettings):

@@ -17,6 +17,7 @@ POINTS: Final = frozenset(
         "submit.before_append", "submit.after_append", "submit.after_ring",
         "claim.after_fetch", "claim.after_read", "claim.after_append",
         "step.before_run", "step.after_run", "step.after_append",
+        "blob.after_put",
         "suspend.before_append", "suspend.after_append", "suspend.after_arm",
         "terminal.before_append", "terminal.after_append", "terminal.after_ack",
         "answer.after_auth", "answer.before_append", "answer.after_append", "answer.after_ring",
@@ -24,6 +25,7 @@ POINTS: Final = frozenset(
         "drain.after_suspend", "drain.before_nak",
         "child.after_end", "child.after_parent_append",
         "sweep.after_scan", "sweep.after_ring",
+        "retention.after_scan", "retention.after_archive", "retention.before_purge",
         "project.after_read", "project.before_commit", "project.after_commit", "project.after_announce",
     }
 )  # fmt: skip

@@ -15,7 +15,7 @@ from perdure.core import event as ev
 from perdure.core.event import AnyData, Status
 from perdure.core.instant import Instant, later
 from perdure.core.machine import JobState
-from perdure.db import jobs
+from perdure.db import due, jobs
 from perdure.db.engine import Database
 from perdure.db.jobs import JobFilter, JobRow
 from perdure.db.page import PageKey
@@ -131,8 +131,8 @@ async def test_a_quarantined_row_is_swept_by_nobody_until_it_folds_again(databas
     async with database.transaction() as conn:
         assert await jobs.quarantine(conn, REF, "broken", BEGIN, StreamSeq(10))
         assert not await jobs.quarantine(conn, REF, "broken", BEGIN, StreamSeq(10))
-        assert await jobs.ready(conn, later(BEGIN, 9), limit=10) == []
-        assert await jobs.overdue(conn, later(BEGIN, 99999), limit=10) == []
+        assert await due.ready(conn, later(BEGIN, 9), limit=10) == []
+        assert await due.overdue(conn, later(BEGIN, 99999), limit=10) == []
     await write(database, started)
     assert (await row(database)).quarantined is None
 
@@ -142,7 +142,7 @@ async def test_a_log_that_was_broken_from_its_first_event_has_a_row(database: Da
     story.submitted()
     async with database.transaction() as conn:
         assert await jobs.quarantine(conn, REF, "unsupported", BEGIN, StreamSeq(10))
-        assert await jobs.unsupported(conn) == [REF]
+        assert await due.unsupported(conn) == [REF]
     stored = await row(database)
     assert (stored.seq, stored.status, stored.quarantined) == (0, Status.QUEUED, "unsupported")
     assert await write(database, story.state)
@@ -158,12 +158,12 @@ async def test_the_sweeper_sees_each_open_job_once_by_instant(database: Database
     seen: list[str] = []
     after: PageKey | None = None
     async with database.read() as conn:
-        while found := await jobs.ready(conn, later(BEGIN, 2), limit=2, after=after):
+        while found := await due.ready(conn, later(BEGIN, 2), limit=2, after=after):
             seen += [r.job_id[-2:] for r in found]
             after = (str(found[-1].ready_at), found[-1].job_id)
         assert seen == ["00", "01", "02", "03", "04", "05"]  # the last one begins a second later
-        assert len(await jobs.overdue(conn, later(BEGIN, 59), limit=10)) == 0
-        assert len(await jobs.overdue(conn, later(BEGIN, 61), limit=10)) == 4
+        assert len(await due.overdue(conn, later(BEGIN, 59), limit=10)) == 0
+        assert len(await due.overdue(conn, later(BEGIN, 61), limit=10)) == 4
 
 
 # ------------------------------------------------------------------------------------------------ lists

@@ -17,7 +17,10 @@ from perdure.db.migrate import current, downgrade, head, upgrade
 from perdure.db.schema import metadata
 from perdure.errors import Malformed
 
-TABLES = {"tenants", "api_keys", "flows", "flow_versions", "jobs", "job_tags", "requests", "positions", "runners"}
+TABLES = {
+    "tenants", "api_keys", "flows", "flow_versions", "jobs", "job_tags", "requests", "positions", "runners", "archive",
+    "duties",
+}  # fmt: skip
 
 
 async def tables(url: str) -> set[str]:

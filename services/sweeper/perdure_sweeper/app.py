@@ -8,6 +8,7 @@ from perdure import log as logs
 from perdure.bus.connection import Bus
 from perdure.bus.doorbell import Doorbells
 from perdure.bus.eventlog import EventLog
+from perdure.bus.purge import purge_canaries
 from perdure.bus.topology import Topology, compare, declare
 from perdure.bus.wake import shard_news
 from perdure.clock import Clock, SystemChance
@@ -19,11 +20,14 @@ from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_sweeper.duties.doorbells import LostDoorbells
 from perdure_sweeper.duties.overdue import Overdue
+from perdure_sweeper.duties.retention import Keep, Retention
 from perdure_sweeper.projector import BATCH, Projector
-from perdure_sweeper.sweep import repeat
+from perdure_sweeper.sweep import every, repeat
 
 WAIT_SECONDS: Final = 0.3
 SETTLE_SECONDS: Final = 0.2  # the rows of a busy shard are written together, five times a second
+RETENTION_SECONDS: Final = 60.0
+CANARY_SECONDS: Final = 3600.0
 CLOCK_GOOD_SECONDS: Final = 600.0  # how long a measured offset to the broker's clock is believed
 
 log = logs.get(__name__)
@@ -43,7 +47,7 @@ async def serve(settings: SweeperSettings, service: Service) -> None:
             )
         )
         database = await stack.enter_async_context(open_database(settings.database))
-        working = asyncio.create_task(_work(bus, database, service))
+        working = asyncio.create_task(_work(bus, database, service, settings))
         stop = asyncio.create_task(service.stopping.wait())
         try:
             await asyncio.wait([working, stop], return_when=asyncio.FIRST_COMPLETED)
@@ -56,7 +60,7 @@ async def serve(settings: SweeperSettings, service: Service) -> None:
             working.result()
 
 
-async def _work(bus: Bus, database: Database, service: Service) -> None:
+async def _work(bus: Bus, database: Database, service: Service, settings: SweeperSettings) -> None:
     clock, chance = service.clock, SystemChance()
     topology = await _declared(bus, clock)
     await _migrated(database, clock)
@@ -64,6 +68,8 @@ async def _work(bus: Bus, database: Database, service: Service) -> None:
     desk = Desk(eventlog, Doorbells(bus), clock)
     projectors = [Projector(database, desk, bus, shard, topology.shards) for shard in range(topology.shards)]
     doorbells, overdue = LostDoorbells(database, desk), Overdue(database, desk, lambda: _clock_known(bus, clock))
+    keep = Keep(settings.log_days, settings.archive_days)
+    retention = Retention(database, desk, bus, topology.shards, keep)
     service.checks["broker"] = lambda: bus.connected
     service.checks["projection"] = lambda: all(projector.healthy for projector in projectors)
     async with shard_news(bus, topology.shards) as grown:
@@ -82,6 +88,12 @@ async def _work(bus: Bus, database: Database, service: Service) -> None:
                 group.create_task(repeat("streams", lambda: _redeclared(bus, topology), clock, chance))
                 group.create_task(repeat("doorbells", doorbells.run_once, clock, chance))
                 group.create_task(repeat("overdue", overdue.run_once, clock, chance))
+                seldom = {
+                    "retention": (RETENTION_SECONDS, retention.run_once),
+                    "canaries": (CANARY_SECONDS, lambda: purge_canaries(bus, topology.shards)),
+                }
+                for name, (seconds, once) in seldom.items():
+                    group.create_task(repeat(name, every(seconds, once, clock), clock, chance))
                 service.ready = True
         finally:
             forget()

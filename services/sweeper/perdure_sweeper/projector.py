@@ -20,7 +20,7 @@ from perdure import probe
 from perdure.bus import subject as names
 from perdure.bus.connection import Bus
 from perdure.bus.eventlog import Stored
-from perdure.db import inbox, jobs, positions
+from perdure.db import due, inbox, jobs, positions
 from perdure.db.engine import Database
 from perdure.db.family import open_children
 from perdure.db.positions import Position
@@ -187,7 +187,7 @@ class Projector:
     async def _retry_unsupported(self, epoch: int) -> None:
         """Fold again what an older version could not: this one may."""
         async with self._database.read() as conn:
-            refs = [ref for ref in await jobs.unsupported(conn) if names.shard_of(ref.job, self._shards) == self.shard]
+            refs = [ref for ref in await due.unsupported(conn) if names.shard_of(ref.job, self._shards) == self.shard]
         for ref in refs:
             if (folded := await self._folds.again(ref)) is not None:
                 async with self._database.transaction() as conn:

@@ -20,6 +20,21 @@ def period(chance: Chance) -> float:
     return PERIOD_SECONDS * (1 - JITTER + 2 * JITTER * chance.random())
 
 
+def every(seconds: float, once: Callable[[], Awaitable[int]], clock: Clock) -> Callable[[], Awaitable[int]]:
+    """`once` for `repeat`: done at the first round, then `seconds` after it last went through."""
+    due_at = clock.monotonic()
+
+    async def sometimes() -> int:
+        nonlocal due_at
+        if clock.monotonic() < due_at:
+            return 0
+        await once()
+        due_at = clock.monotonic() + seconds
+        return 0
+
+    return sometimes
+
+
 async def repeat(
     name: str,
     once: Callable[[], Awaitable[int]],

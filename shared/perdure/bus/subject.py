@@ -19,6 +19,8 @@ BLOB: Final = "BLOB"
 AUDIT: Final = "AUDIT"
 MOST_SHARDS: Final = 16  # one hexadecimal digit
 CANARY: Final = Tenant("canary")  # the supervisor's own; nobody's job
+CANARY_WORK: Final = "work.canary.normal.canary"
+CANARY_BLOB: Final = "blob.canary.canary.0"
 
 EVERY_EVENT: Final = "job.*.*.event"
 EVERY_LIVE: Final = "job.*.*.*"  # events and deltas in one subscription, so in the order in which the broker sent them
@@ -48,6 +50,12 @@ def event_stream(shard: int) -> str:
 def event_subject(shards: int, ref: JobRef) -> str:
     """Where the log of a job lies, and the filter that matches it alone. Raises Malformed."""
     return f"ev.{shard_of(ref.job, shards)}.{_token(ref.tenant)}.{_job(ref.job)}"
+
+
+def canary_event(shard: int) -> str:
+    """Where the supervisor tries whether a shard can be written. Raises Malformed."""
+    event_stream(shard)
+    return f"ev.{shard}.{CANARY}.canary"
 
 
 def parse_event_subject(subject: str) -> JobRef:

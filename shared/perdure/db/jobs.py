@@ -84,7 +84,7 @@ class JobRow(Struct, frozen=True, kw_only=True):
 
 
 _JSON: Final = frozenset({"tags", "parent", "waiting", "requests", "progress", "outputs", "error", "usage"})
-_COLUMNS: Final = tuple(jobs.c[name] for name in JobRow.__struct_fields__)
+COLUMNS: Final = tuple(jobs.c[name] for name in JobRow.__struct_fields__)
 
 
 class JobFilter(Struct, frozen=True, kw_only=True):
@@ -168,8 +168,8 @@ async def quarantine(
 
 async def get_row(conn: AsyncConnection, ref: JobRef) -> JobRow | None:
     """The row of one job, deleted or not; None when there is none."""
-    found = (await conn.execute(select(*_COLUMNS).where(_is(ref)))).first()
-    return None if found is None else _row(found)
+    found = (await conn.execute(select(*COLUMNS).where(_is(ref)))).first()
+    return None if found is None else row_of(found)
 
 
 async def list_jobs(
@@ -183,47 +183,21 @@ async def list_jobs(
 ) -> Page[JobRow]:
     """A page of a tenant's jobs, newest first; deleted ones are not there. `after` is the `next` of the page before."""
     by = jobs.c.created_at if order == "created" else jobs.c.updated_at
-    query: Select[Any] = select(*_COLUMNS).where(
+    query: Select[Any] = select(*COLUMNS).where(
         jobs.c.tenant == tenant, jobs.c.deleted_at.is_(None), *_conditions(narrow)
     )
     query = keyset(query, by, jobs.c.job_id, descending=True, limit=limit, after=after)
-    rows = tuple(map(_row, (await conn.execute(query)).all()))
+    rows = tuple(map(row_of, (await conn.execute(query)).all()))
     if len(rows) <= limit:
         return Page(rows)
     last = rows[limit - 1]
     return Page(rows[:limit], (last.created_at if order == "created" else last.updated_at, last.job_id))
 
 
-async def ready(conn: AsyncConnection, now: Instant, *, limit: int, after: PageKey | None = None) -> list[JobRow]:
-    """Open jobs for which a doorbell may have to exist at `now`, by (`ready_at`, id), behind `after`; the log says."""
-    return await _swept(conn, jobs.c.ready_at, now, limit, after)
-
-
-async def overdue(conn: AsyncConnection, now: Instant, *, limit: int, after: PageKey | None = None) -> list[JobRow]:
-    """Open jobs about which time has decided something by `now`, by (`next_due_at`, id), behind `after`."""
-    return await _swept(conn, jobs.c.next_due_at, now, limit, after)
-
-
 async def count_by_status(conn: AsyncConnection, tenant: Tenant) -> dict[Status, int]:
     """How many jobs of a tenant are where; statuses without jobs are absent."""
     query = select(jobs.c.status, func.count()).where(jobs.c.tenant == tenant, jobs.c.deleted_at.is_(None))
     return {Status(status): n for status, n in (await conn.execute(query.group_by(jobs.c.status))).all()}
-
-
-async def unsupported(conn: AsyncConnection) -> list[JobRef]:
-    """The jobs that an older version could not fold: a newer one tries them again."""
-    found = await conn.execute(select(jobs.c.tenant, jobs.c.job_id).where(jobs.c.quarantined == "unsupported"))
-    return [JobRef(Tenant(tenant), JobId(job)) for tenant, job in found]
-
-
-async def _swept(
-    conn: AsyncConnection, by: ColumnElement[Any], now: Instant, limit: int, after: PageKey | None
-) -> list[JobRow]:
-    open_rows = (jobs.c.ended_at.is_(None), jobs.c.quarantined.is_(None))  # as in the index
-    query: Select[Any] = select(*_COLUMNS).where(*open_rows, by <= now)
-    if after is not None:
-        query = query.where(or_(by > after[0], and_(by == after[0], jobs.c.job_id > after[1])))
-    return list(map(_row, (await conn.execute(query.order_by(by, jobs.c.job_id).limit(limit))).all()))
 
 
 def _is(ref: JobRef) -> ColumnElement[bool]:
@@ -300,6 +274,7 @@ def _values(ref: JobRef, job: JobState, asked: ev.SubmittedData, at: StreamSeq, 
         "error": _json(job.end.error) if isinstance(job.end, ev.FailedData) else None,
         "usage": _json(completed.usage) if completed is not None else None,
         "quarantined": None,  # it folds again
+        "purged_at": None,  # after a restored backup its log is back
     }
 
 
@@ -307,5 +282,6 @@ def _json(value: object) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()
 
 
-def _row(found: Row[Any]) -> JobRow:
+def row_of(found: Row[Any]) -> JobRow:
+    """A result of a query for COLUMNS."""
     return record(found, JobRow, json=_JSON)

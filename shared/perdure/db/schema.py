@@ -15,6 +15,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
@@ -34,6 +35,9 @@ NAMES: Final = {
 # Collation "C" is what SQLite does anyway: bytes. A locale of Postgres could sort ids and instants otherwise.
 TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
 OPEN: Final = text("ended_at IS NULL AND quarantined IS NULL")
+KEPT: Final = text("ended_at IS NOT NULL AND purged_at IS NULL")
+PURGED: Final = text("purged_at IS NOT NULL")
+DELETED: Final = text("deleted_at IS NOT NULL")
 
 metadata: Final = MetaData(naming_convention=NAMES)
 
@@ -133,7 +137,8 @@ jobs: Final = Table(
     Column("error", TEXT),  # JSON of core.event.Failure, once failed
     Column("usage", TEXT),  # JSON of core.event.Usage
     Column("quarantined", TEXT),  # broken, unsupported: why the log cannot be folded
-    Column("deleted_at", TEXT),
+    Column("deleted_at", TEXT),  # SQL's own: somebody deleted the job
+    Column("purged_at", TEXT),  # SQL's own: the log is gone but for a tombstone, `archive` has it
     PrimaryKeyConstraint("tenant", "job_id"),
     Index("ix_jobs_created", "tenant", "created_at", "job_id"),
     Index("ix_jobs_updated", "tenant", "updated_at", "job_id"),
@@ -142,6 +147,9 @@ jobs: Final = Table(
     Index("ix_jobs_parent", "tenant", "parent_job_id"),
     Index("ix_jobs_due", "next_due_at", sqlite_where=OPEN, postgresql_where=OPEN),
     Index("ix_jobs_ready", "ready_at", sqlite_where=OPEN, postgresql_where=OPEN),
+    Index("ix_jobs_kept", "ended_at", sqlite_where=KEPT, postgresql_where=KEPT),
+    Index("ix_jobs_purged", "ended_at", sqlite_where=PURGED, postgresql_where=PURGED),
+    Index("ix_jobs_deleted", "deleted_at", sqlite_where=DELETED, postgresql_where=DELETED),
 )
 
 job_tags: Final = Table(
@@ -193,6 +201,29 @@ positions: Final = Table(
     Column("event_id", TEXT),  # of the event at `applied`
     Column("stream_created_at", TEXT),
     Column("announced", BigInteger, nullable=False),  # up to here inbox.<tenant>.request was published
+)
+
+archive: Final = Table(
+    "archive",
+    metadata,
+    Column("tenant", TEXT, nullable=False),
+    Column("job_id", TEXT, nullable=False),
+    Column("seq", BigInteger, nullable=False),  # of the terminal event
+    Column("ended_at", TEXT, nullable=False),
+    Column("fingerprint", TEXT),
+    Column("events", LargeBinary),  # the log, see `db.archive`; NULL once the job was deleted
+    Column("refs", TEXT, nullable=False),  # JSON array: every blob that the events name
+    Column("archived_at", TEXT, nullable=False),
+    Column("deleted_at", TEXT),
+    PrimaryKeyConstraint("tenant", "job_id"),
+)
+
+duties: Final = Table(
+    "duties",
+    metadata,
+    Column("name", TEXT, primary_key=True),
+    Column("started_at", TEXT, nullable=False),
+    Column("ended_at", TEXT),
 )
 
 runners: Final = Table(

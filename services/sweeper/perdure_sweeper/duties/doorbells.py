@@ -5,7 +5,7 @@ one must be. Two sweepers at the same instant may ring twice, which is one doorb
 """
 
 from perdure import probe
-from perdure.db import jobs
+from perdure.db import due as candidates
 from perdure.db.engine import Database
 from perdure.db.jobs import JobRow
 from perdure.db.page import PageKey
@@ -27,7 +27,7 @@ class LostDoorbells:
         now = self._desk.clock.broker_now()
         while True:
             async with self._database.read() as conn:
-                rows = await jobs.ready(conn, now, limit=ROWS, after=after)
+                rows = await candidates.ready(conn, now, limit=ROWS, after=after)
             probe.hit("sweep.after_scan")
             rung += await each(rows, self._look)
             if len(rows) < ROWS:

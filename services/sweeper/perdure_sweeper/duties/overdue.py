@@ -11,7 +11,7 @@ from perdure import probe
 from perdure.core.alarm import due
 from perdure.core.event import AnyData, type_of
 from perdure.core.machine import JobState
-from perdure.db import jobs
+from perdure.db import due as candidates
 from perdure.db.engine import Database
 from perdure.db.jobs import JobRow
 from perdure.db.page import PageKey
@@ -40,7 +40,7 @@ class Overdue:
         now = self._desk.clock.broker_now()
         while True:
             async with self._database.read() as conn:
-                rows = await jobs.overdue(conn, now, limit=ROWS, after=after)
+                rows = await candidates.overdue(conn, now, limit=ROWS, after=after)
             probe.hit("sweep.after_scan")
             done += await each(rows, self._look)
             if len(rows) < ROWS:
