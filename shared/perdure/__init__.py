@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from perdure.core.event import Action, Assignees, Named, OnTimeout, Usage
     from perdure.core.retry import NEVER, RetryPolicy
     from perdure.engine.asking import Answer
+    from perdure.engine.components.contract import Component, ComponentContext
+    from perdure.engine.components.user import component
     from perdure.engine.context import Context
     from perdure.engine.result import Result
     from perdure.engine.workflow import Workflow, workflow
@@ -34,6 +36,8 @@ _HOME = {
     "Assignees": "core.event",
     "Cancelled": "errors",
     "Closed": "errors",
+    "Component": "engine.components.contract",
+    "ComponentContext": "engine.components.contract",
     "ConcurrencyError": "errors",
     "Context": "engine.context",
     "NEVER": "core.retry",
@@ -50,6 +54,7 @@ _HOME = {
     "Terminal": "errors",
     "Usage": "core.event",
     "Workflow": "engine.workflow",
+    "component": "engine.components.user",
     "workflow": "engine.workflow",
 }
 
@@ -60,6 +65,8 @@ __all__ = [
     "Assignees",
     "Cancelled",
     "Closed",
+    "Component",
+    "ComponentContext",
     "ConcurrencyError",
     "Context",
     "Named",
@@ -76,6 +83,7 @@ __all__ = [
     "Usage",
     "Workflow",
     "__version__",
+    "component",
     "workflow",
 ]
 

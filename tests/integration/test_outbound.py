@@ -34,6 +34,10 @@ class Context:
     """A component's context with a key."""
 
     idempotency_key = "the-key"
+    cancelled = False
+
+    def log(self, text: str, level: str = "info", **fields: Any) -> None:
+        raise AssertionError("a request writes no lines")
 
     def delta(self, text: str, channel: str = "m-1") -> None:
         raise AssertionError("a request says nothing live")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perdure.core.schema import faults
-from perdure.engine.app import AppRefused, load_apps
+from perdure.engine.app import AppRefused, load_apps, load_components
 from perdure.ids import Digest
 
 Write = Callable[[str, str], None]
@@ -150,7 +150,7 @@ def test_the_digest_follows_the_source(write: Write) -> None:
         ("1 / 0", "does not import: ZeroDivisionError"),
         ("import sys; sys.exit(3)", "does not import: SystemExit"),
         ("from perdure import workflow\n@workflow\ndef sync(ctx): ...", "a workflow is an async function"),
-        ("x = 1", "their_app holds no workflow"),
+        ("x = 1", "their_app holds no workflow and no component"),
         ("from perdure import workflow\n@workflow(name='A B')\nasync def f(ctx): ...", "cannot be called"),
         (
             "from perdure import workflow\nclass Own: ...\n@workflow\nasync def f(ctx, given: Own): ...",
@@ -186,3 +186,27 @@ def test_the_example_is_an_app(monkeypatch: pytest.MonkeyPatch) -> None:
     flows = load_apps(["app"])
     assert set(flows) == {"purchase", "greeting"}
     sys.modules.pop("app", None)
+
+
+COMPONENTS = "from perdure import component\n@component\ndef shorten(text: str) -> str: ...\n"
+
+
+def test_a_module_of_components_is_an_app_without_flows(write: Write) -> None:
+    write("their_parts", COMPONENTS)
+    assert load_apps(["their_parts"]) == {}
+    assert list(load_components(["their_parts"])) == ["shorten"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (COMPONENTS, "two components are called shorten"),
+        (COMPONENTS.replace("shorten", "template"), "there is a component template already"),
+        (COMPONENTS + "other = component(name='shorten')(lambda text: text)\n", "two components of"),
+    ],
+)
+def test_components_that_cannot_be_told_apart_are_refused(write: Write, text: str, told: str) -> None:
+    write("their_parts", COMPONENTS)
+    write("their_others", text)
+    with pytest.raises(AppRefused, match=told):
+        load_apps(["their_parts", "their_others"]) or load_components(["their_parts", "their_others"])

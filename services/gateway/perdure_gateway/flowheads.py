@@ -8,7 +8,7 @@ import msgspec
 
 from perdure.clock import Clock
 from perdure.core.graph import nested
-from perdure.core.graph.spec import GraphSpec, parse
+from perdure.core.graph.spec import GraphSpec, stored
 from perdure.db.flows import FlowVersion, get_flow
 from perdure.errors import NotFound, Unavailable
 from perdure.ids import Digest, Tenant
@@ -47,8 +47,8 @@ class FlowHeads:
     async def graph(self, flow: FlowVersion) -> GraphSpec:
         """The graph that a version of a graph flow describes, with its sub-flows; it was checked before it was stored.
 
-        Sub-flows are read by their digests, as runners do, whatever has become of the flows that they were. Raises
-        Unavailable.
+        Sub-flows are read by their digests, as runners do, whatever has become of the flows that they were; components
+        of users need not be known any more. Raises Unavailable.
         """
         return await self._graph(flow.tenant, flow.digest, flow.definition)
 
@@ -64,7 +64,7 @@ class FlowHeads:
                 _, _, inner = nested.target(reference)
                 if inner is not None:
                     flows[reference] = await self._graph(tenant, inner)
-            graph = parse(decoded, flows=flows)
+            graph = stored(decoded, flows)
             self._graphs[digest] = graph
         self._graphs.move_to_end(digest)
         while len(self._graphs) > MOST_GRAPHS:

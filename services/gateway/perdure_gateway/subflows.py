@@ -1,16 +1,24 @@
 """Publishing a flow that runs others: each reference becomes the digest of what it names now, then all is checked."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import structlog
+from msgspec import ValidationError, convert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.core.graph import nested
+from perdure.core.graph.catalogue import BUILTIN, extended
+from perdure.core.graph.ports import Catalogue, ComponentSpec
 from perdure.core.graph.spec import GraphSpec, parse
 from perdure.db.flows import FlowVersion, find_version, get_flow
-from perdure.errors import Fault, Invalid
+from perdure.db.runners import RunnerRow, list_runners
+from perdure.errors import Fault, Invalid, Malformed
 from perdure.ids import Tenant
 from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.sql import Sql
+
+log = structlog.get_logger(__name__)
 
 
 async def publishable(
@@ -21,23 +29,39 @@ async def publishable(
     Raises Invalid (`invalid-flow`), its pointers into the body: also when the flow would contain itself. Unavailable.
     """
     found: dict[str, FlowVersion] = {}
-    references = nested.references(definition)
-    if references:
-        async with sql.reading() as conn:
-            for reference in references:
-                inner = await _version(conn, tenant, reference)
-                if inner is not None and inner.kind == "graph":
-                    found[reference] = inner
+    async with sql.reading() as conn:
+        catalogue = announced(await list_runners(conn, tenant))
+        for reference in nested.references(definition):
+            inner = await _version(conn, tenant, reference)
+            if inner is not None and inner.kind == "graph":
+                found[reference] = inner
     exact = {reference: f"{inner.name}@{inner.digest}" for reference, inner in found.items()}
     graphs = {exact[reference]: await flows.graph(inner) for reference, inner in found.items()}
     stored = nested.resolved(definition, exact)
     try:
-        graph = parse(stored, flows=graphs)
+        graph = parse(stored, catalogue, graphs)
         _acyclic(graph, name)
     except Invalid as exc:
         faults = [Fault(f.code, f.detail, pointer=f"/definition{f.pointer or ''}") for f in exc.faults]
         raise Invalid(faults, exc.code) from exc
     return stored, graph
+
+
+def announced(runners: Iterable[RunnerRow]) -> Catalogue:
+    """The built-in components and those of users that `runners` can run: of two alike the one of the youngest runner.
+
+    An entry that no catalogue takes is left out: whoever runs that runner has another version.
+    """
+    catalogue = BUILTIN
+    for runner in runners:
+        for entry in runner.components:
+            if entry.get("name") in catalogue:
+                continue
+            try:
+                catalogue = extended([convert(entry, ComponentSpec)], catalogue)
+            except (Malformed, ValidationError):
+                log.warning("component of a runner left out", runner=runner.runner, name=entry.get("name"))
+    return catalogue
 
 
 async def _version(conn: AsyncConnection, tenant: Tenant, reference: str) -> FlowVersion | None:

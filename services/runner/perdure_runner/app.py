@@ -21,7 +21,8 @@ from perdure.bus.pull import Pull
 from perdure.bus.topology import Topology, compare
 from perdure.clock import SystemChance, SystemClock
 from perdure.config import RunnerSettings
-from perdure.engine.app import AppRefused, PythonFlow, load_apps
+from perdure.engine.app import AppRefused, PythonFlow, load_apps, load_components
+from perdure.engine.components.contract import Component
 from perdure.engine.components.endpoint import ModelEndpoint
 from perdure.errors import Unavailable
 from perdure.ids import Queue, RunnerId, Tenant, new_runner_id
@@ -44,7 +45,7 @@ async def serve(settings: RunnerSettings, service: Service) -> None:
     A runner of Python flows pulls nothing before a gateway knows them. An `--app` that cannot be run ends it (exit 2).
     """
     try:
-        python = load_apps(settings.app)
+        python, components = load_apps(settings.app), load_components(settings.app)
     except AppRefused as exc:
         log.error("app refused", reason=str(exc))
         service.exit_code = SETTINGS_REFUSED
@@ -86,17 +87,25 @@ async def serve(settings: RunnerSettings, service: Service) -> None:
             eventlog=eventlog,
             doorbells=doorbells,
             heartbeats=heartbeats,
-            flows=Flows(bus, _model(settings), settings.outbound_allow, python=python, tenants=settings.tenants),
+            flows=Flows(
+                bus,
+                _model(settings),
+                settings.outbound_allow,
+                python=python,
+                tenants=settings.tenants,
+                components=components,
+            ),
             execute=executor.execute,
             clock=clock,
             chance=chance,
         )
         pull = Pull(bus, queues, settings.slots, intake.handle, lease_seconds=topology.lease_seconds)
-        record = partial(_record, settings, runner, python, executor)
+        record = partial(_record, settings, runner, python, components, executor)
         registration = Registration(calls, record, service.stop, clock)
-        if python and not await _registered(registration, service):
+        known = bool(python or components)
+        if known and not await _registered(registration, service):
             return
-        keeping = asyncio.create_task(_keep(registration, known=bool(python)))
+        keeping = asyncio.create_task(_keep(registration, known=known))
         try:
             await _pull(settings, service, pull, intake, executor)
         finally:
@@ -129,6 +138,7 @@ def _record(
     settings: RunnerSettings,
     runner: RunnerId,
     python: Mapping[str, PythonFlow],
+    components: Mapping[str, Component],
     executor: Executor,
     *,
     leaving: bool = False,
@@ -153,6 +163,7 @@ def _record(
             )
             for name, flow in sorted(python.items())
         ),
+        components=tuple(component.catalogue_entry() for component in components.values()),
         leaving=leaving,
     )
 

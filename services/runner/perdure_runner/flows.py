@@ -15,9 +15,12 @@ from perdure.bus.blob import get
 from perdure.bus.connection import Bus
 from perdure.core.event import FlowRef
 from perdure.core.graph import nested
+from perdure.core.graph.catalogue import BUILTIN, extended
+from perdure.core.graph.ports import Catalogue
 from perdure.core.graph.spec import GraphSpec, parse
 from perdure.engine.app import PythonFlow
 from perdure.engine.components.address import HostPort
+from perdure.engine.components.contract import Component, Components
 from perdure.engine.components.endpoint import ModelEndpoint
 from perdure.engine.components.outbound import Outbound
 from perdure.engine.components.registry import builtin
@@ -42,14 +45,18 @@ class Flows:
         *,
         python: Mapping[str, PythonFlow] | None = None,
         tenants: Collection[str] = (),
+        components: Mapping[str, Component] | None = None,
     ) -> None:
         """`allow`: hosts and ports that flows may ask wherever they lead; the model's is always among them. `tenants`
-        may execute the flows of `python`.
+        may execute the flows of `python`, and graphs with `components`, which are the users' own.
         """
         self._bus = bus
         self._python, self._tenants = python or {}, frozenset(tenants)
         hosts = {(host.lower(), port) for host, port in allow}
-        self._components = builtin(model, Outbound(hosts if model is None else hosts | {model.address}))
+        own = components or {}
+        self._built_in = builtin(model, Outbound(hosts if model is None else hosts | {model.address}))
+        self._all = {**self._built_in, **own}
+        self._catalogue = extended(component.spec for component in own.values())
         self._kept: OrderedDict[tuple[Tenant, Digest], Workflow] = OrderedDict()
 
     async def workflow(self, tenant: Tenant, flow: FlowRef) -> Workflow:
@@ -67,7 +74,9 @@ class Flows:
             self._kept.move_to_end(key)
             return self._kept[key]
         try:
-            workflow = graph_workflow(await self._graph(tenant, flow.digest, {}), self._components)
+            graph = await self._graph(tenant, flow.digest, {})
+            catalogue, components = self._of(tenant)
+            workflow = graph_workflow(graph, components, catalogue)
         except (NotFound, Malformed, Invalid, msgspec.DecodeError) as exc:
             raise UnsupportedVersion(f"flow {flow.name} version {flow.version} cannot be run here: {exc}") from exc
         self._kept[key] = workflow
@@ -87,8 +96,12 @@ class Flows:
                 if inner is None:
                     raise Malformed(f"sub-flow {reference} was not resolved when it was published")
                 flows[reference] = await self._graph(tenant, inner, known, depth + 1)
-            known[digest] = parse(definition, flows=flows)
+            known[digest] = parse(definition, self._of(tenant)[0], flows)
         return known[digest]
+
+    def _of(self, tenant: Tenant) -> tuple[Catalogue, Components]:
+        """What the graphs of `tenant` may be made of."""
+        return (self._catalogue, self._all) if tenant in self._tenants else (BUILTIN, self._built_in)
 
     def _code(self, tenant: Tenant, flow: FlowRef) -> Workflow:
         found = self._python.get(flow.name) if tenant in self._tenants else None

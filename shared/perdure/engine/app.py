@@ -16,7 +16,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from perdure.core.graph.catalogue import extended
 from perdure.core.schema import check_schema
+from perdure.engine.components.contract import Component
+from perdure.engine.components.user import load as components
 from perdure.engine.values import UNSHAPED, Shape, input_shape, shape_of
 from perdure.engine.workflow import Workflow, load
 from perdure.errors import Invalid, Malformed
@@ -65,15 +68,35 @@ def load_apps(modules: Iterable[str]) -> dict[str, PythonFlow]:
     return found
 
 
+def load_components(modules: Iterable[str]) -> dict[str, Component]:
+    """The components of users in `modules`, by name, for graphs. `load_apps` has imported them before.
+
+    Raises AppRefused for two components of one name, and for a name that is taken.
+    """
+    found: dict[str, Component] = {}
+    try:
+        for module in modules:
+            for name, component in components(module).items():
+                if found.setdefault(name, component) is not component:
+                    raise Malformed(f"two components are called {name}")
+        extended(component.spec for component in found.values())
+    except Malformed as exc:
+        raise AppRefused(f"--app: {exc}") from exc
+    return found
+
+
 def _workflows(module: str) -> Mapping[str, Workflow]:
     try:
-        workflows = load(module)
+        workflows, parts = load(module), components(module)
     except Malformed as exc:
         raise AppRefused(f"--app {module}: {exc}") from exc
     except (Exception, SystemExit) as exc:  # whatever a user's module does when it is imported: the start ends with it
         raise AppRefused(f"--app {module} does not import: {type(exc).__name__}: {exc}") from exc
-    if not workflows:
-        raise AppRefused(f"--app {module} holds no workflow: decorate an `async def` with `@workflow`")
+    if not workflows and not parts:
+        raise AppRefused(
+            f"--app {module} holds no workflow and no component: decorate an `async def` with `@workflow`, "
+            "a function with `@component`"
+        )
     return workflows
 
 

@@ -9,9 +9,12 @@ import pytest
 
 from perdure.bus import blob
 from perdure.core import codec
+from perdure.core.instant import Instant
 from perdure.db.engine import Database
 from perdure.db.flows import list_flows
+from perdure.db.runners import RunnerRow, forget, see
 from perdure.errors import Unavailable
+from perdure.ids import Queue, Tenant, new_runner_id
 
 Gateway = Any  # the conftest's
 ECHO: dict[str, Any] = {
@@ -211,3 +214,60 @@ async def test_a_flow_that_would_contain_itself_is_refused(gateway: Gateway) -> 
         assert [(e["pointer"], e["code"]) for e in refused.body["errors"]] == [
             ("/definition/nodes/1/inputs/flow", "cycle")
         ]
+
+
+# ------------------------------------------------------------------------------------------ components of users
+
+
+def announced(tenant: Any, at: str, **entry: Any) -> RunnerRow:
+    return RunnerRow(
+        runner=new_runner_id(),
+        version="0",
+        queues=(Queue("default"),),
+        priorities=("normal",),
+        slots=1,
+        running=0,
+        tenants=(tenant,),
+        flows={},
+        components=({"name": "shorten", "outputs": [{"name": "text", "type": "text"}], **entry},),
+        first_seen_at=Instant(at),
+        seen_at=Instant(at),
+    )
+
+
+async def test_a_flow_may_be_made_of_what_the_tenant_s_runners_announce(gateway: Gateway, database: Database) -> None:
+    client, now = gateway.client, gateway.desk.clock.broker_now()
+    port = {"name": "text", "type": "text", "literal": "text", "required": True}
+    definition: dict[str, Any] = {
+        "format": "perdure.graph/1",
+        "name": "own",
+        "nodes": [{"id": "in", "component": "chat_input"}, {"id": "own", "component": "shorten"}],
+        "edges": [{"from": "in.text", "to": "own.text"}],
+    }
+
+    async def see_one(row: RunnerRow) -> RunnerRow:
+        async with database.transaction() as conn:
+            await see(conn, row)
+        return row
+
+    async def dry() -> Any:
+        return await client.post("/api/flows?dry_run=true", {"name": "own", "definition": definition})
+
+    refused = await dry()
+    assert (refused.status, refused.body["errors"][0]["code"]) == (422, "unknown-component")
+    await see_one(announced(Tenant("stranger"), now, inputs=[port]))
+    assert (await dry()).status == 422
+    broken = await see_one(announced(gateway.tenant, now, inputs=[port | {"type": "picture"}]))
+    assert (await dry()).status == 422
+    runner = await see_one(announced(gateway.tenant, now, inputs=[port]))
+    made = await client.post("/api/flows", {"name": "own", "definition": definition})
+    assert (made.status, made.body["outputs"]) == (201, ["own"])
+    wrong = definition | {"edges": [{"from": "in.text", "to": "own.word"}]}
+    answer = await client.post("/api/flows?dry_run=true", {"name": "own", "definition": wrong})
+    assert {error["code"] for error in answer.body["errors"]} == {"unknown-port", "missing"}
+    # a fleet that is away takes jobs all the same; it only cannot be told what it would run
+    async with database.transaction() as conn:
+        await forget(conn, runner.runner)
+        await forget(conn, broken.runner)
+    assert (await client.post("/api/jobs", {"flow": "own", "input": "hello"})).status == 202
+    assert (await dry()).status == 422

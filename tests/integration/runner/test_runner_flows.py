@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from perdure import component
 from perdure.bus import blob
 from perdure.bus.connection import Bus
 from perdure.core import codec
@@ -70,3 +71,18 @@ async def test_a_chain_of_flows_that_is_too_long_is_refused(bus: Bus, tenant: Te
         digest = await put(bus, tenant, definition("n", "subflow", flow=f"n@{digest}"))
     with pytest.raises(UnsupportedVersion):
         await Flows(bus, None).workflow(tenant, ref(digest))
+
+
+def shorten(text: str) -> str:
+    return text[:2]
+
+
+async def test_components_of_users_are_for_the_tenants_of_the_runner(bus: Bus, tenant: Tenant) -> None:
+    digest = await put(bus, tenant, definition("own", "shorten", text="hello"))
+    own = {"shorten": component(shorten)}
+    job = MemoryJob(input={})
+    await job.run(await Flows(bus, None, tenants=[tenant], components=own).workflow(tenant, ref(digest)))
+    assert job.outputs == {"a": "he"}
+    for flows in (Flows(bus, None, tenants=["other"], components=own), Flows(bus, None, tenants=[tenant])):
+        with pytest.raises(UnsupportedVersion):
+            await flows.workflow(tenant, ref(digest))

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from perdure.core.graph import literal, shape, spec
 from perdure.core.graph.catalogue import BUILTIN, DEFAULT_ACTIONS
 from perdure.core.graph.ports import ComponentSpec
 from perdure.engine.components import address, chat_model, completion, endpoint, http_request, outbound
+from perdure.engine.components.contract import Component
 
 DOCS = Path(__file__).parents[3] / "docs"
 REFERENCE = (DOCS / "reference" / "graph.md").read_text()
@@ -23,7 +25,7 @@ def test_every_document_on_a_page_is_a_flow(body: str) -> None:
 
 
 def test_the_pages_have_documents() -> None:
-    assert len(DOCUMENTS) == 5
+    assert len(DOCUMENTS) == 7
 
 
 @pytest.mark.parametrize("component", BUILTIN.values(), ids=list(BUILTIN))
@@ -47,6 +49,17 @@ def test_the_failures_of_the_chat_model_are_those_of_the_code() -> None:
     raised = set(re.findall(r'"(model_[a-z_]+)"', code))
     section = REFERENCE.split("### `chat_model`")[1].split("\n### ")[0]
     assert set(re.findall(r"`(model_[a-z_]+)`", section)) == raised
+
+
+def test_the_component_of_the_how_to_is_one() -> None:
+    (body,) = re.findall(r"^```python\n(.*?)^```", (DOCS / "howto" / "graph-flow.md").read_text(), re.M | re.S)
+    module: dict[str, Any] = {"__name__": "how_to"}
+    exec(compile(body, "graph-flow.md", "exec"), module)
+    made = module["find_order"]
+    assert isinstance(made, Component)
+    assert [port.name for port in made.spec.inputs] == ["number", "region"]
+    assert [port.name for port in made.spec.outputs] == ["found", "missing"]
+    assert made(None, "9") == {"found": {"amount": 120}}
 
 
 def test_the_failures_of_a_request_are_those_of_the_code() -> None:

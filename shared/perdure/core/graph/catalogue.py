@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
+from perdure.core.event import UserValue
 from perdure.core.graph.ports import (
     DEFAULT_ACTIONS,
     Catalogue,
@@ -14,7 +17,7 @@ from perdure.core.graph.ports import (
 )
 from perdure.errors import Malformed
 
-__all__ = ["BUILTIN", "DEFAULT_ACTIONS", "METHODS", "extended"]
+__all__ = ["BUILTIN", "DEFAULT_ACTIONS", "METHODS", "extended", "from_entries"]
 
 MAX_TEXT_CHARS: Final = 100_000
 MAX_URL_CHARS: Final = 8_000
@@ -173,6 +176,17 @@ BUILTIN: Final[Catalogue] = {
 
 _PLAIN: Final[frozenset[LiteralKind]] = frozenset({"text", "json", "number", "integer", "boolean"})
 _PORT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
+
+
+def from_entries(entries: Iterable[UserValue]) -> Catalogue:
+    """The built-in components and those that `Component.catalogue_entry` described, as plain data.
+
+    Raises Malformed for what is no such entry.
+    """
+    try:
+        return extended(msgspec.convert(list(entries), list[ComponentSpec]))
+    except msgspec.ValidationError as exc:
+        raise Malformed(f"no entry of a catalogue of components: {exc}") from exc
 
 
 def extended(entries: Iterable[ComponentSpec], base: Catalogue = BUILTIN) -> Catalogue:

@@ -96,14 +96,17 @@ def reference_of(node: Node) -> str:
 
 def input_nodes(graph: GraphSpec, catalogue: Catalogue = BUILTIN) -> tuple[Node, ...]:
     """The nodes that take their value from the job's input, in document order."""
-    return tuple(node for node in graph.nodes if catalogue[node.component].role == "input")
+    inputs = {name for name, component in catalogue.items() if component.role == "input"}
+    return tuple(node for node in graph.nodes if node.component in inputs)
 
 
 def terminals(graph: GraphSpec, catalogue: Catalogue = BUILTIN) -> tuple[Named, ...]:
-    """The outputs that a run can have: one for each node without a successor, in document order."""
+    """The outputs that a run can have: one for each node without a successor, in document order. That of a component
+    that is not in `catalogue` is taken for data.
+    """
     sources = {edge.source.node for edge in graph.edges}
     return tuple(
-        Named(name=node.id, kind=catalogue[node.component].output_kind)
+        Named(name=node.id, kind=known.output_kind if (known := catalogue.get(node.component)) is not None else "data")
         for node in graph.nodes
         if node.id not in sources
     )

@@ -31,6 +31,7 @@ __all__ = [
     "input_schema",
     "outputs",
     "parse",
+    "stored",
 ]
 MAX_DEFINITION_BYTES: Final = 1024 * 1024
 
@@ -56,6 +57,19 @@ def parse(
         "", "/nodes", "/edges"
     ):  # without a list of nodes or edges everything else would seem to be missing
         wiring.check(graph, catalogue, faults)
+    if faults:
+        faults.refuse("invalid-flow")
+    return graph
+
+
+def stored(definition: object, flows: Mapping[str, GraphSpec]) -> GraphSpec:
+    """The graph of a definition that was checked when it was published, whichever components are known now.
+
+    Good for what a job takes and which flows it runs; to run it, `parse` it. Raises Invalid for what is no definition.
+    """
+    faults = Faults()
+    graph = shape.read(definition, Digest(sha256(codec.canonical(definition)).hexdigest()), faults)
+    graph = _with_flows(graph, definition, flows, faults)
     if faults:
         faults.refuse("invalid-flow")
     return graph
