@@ -1,5 +1,6 @@
 """How handlers answer: JSON by msgspec, entity tags, pages."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -14,6 +15,7 @@ from perdure_gateway.keys import CURSORS
 from perdure_gateway.problems import Problem
 
 DEFAULT_LIMIT = 50
+_WAIT = re.compile(r"wait\s*=\s*\"?([0-9]{1,6})\"?", re.ASCII | re.IGNORECASE)
 
 
 def respond(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -52,6 +54,23 @@ def limit(query: Mapping[str, str], most: int = MAX_LIMIT) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 6 or not 1 <= int(text) <= most:
         raise bodies.bad_parameter("limit", f"1 to {most}")
     return int(text)
+
+
+def wait_seconds(request: web.Request, most: int) -> int | None:
+    """How long the client is ready to wait, by `Prefer: wait=N` (at most `most` counts); None where it says nothing.
+
+    Preferences that are none of ours are passed over, as RFC 7240 has it.
+    """
+    for part in ",".join(request.headers.getall("Prefer", [])).split(","):
+        match = _WAIT.fullmatch(part.strip())
+        if match is not None:
+            return max(1, min(int(match[1]), most))
+    return None
+
+
+def waited(seconds: int | None) -> dict[str, str]:
+    """The header that says which wait was applied."""
+    return {} if seconds is None else {"Preference-Applied": f"wait={seconds}"}
 
 
 async def begin(request: web.Request, what: str, query: Mapping[str, str]) -> PageKey | None:

@@ -24,6 +24,10 @@ class Caller(Struct, frozen=True):
     key_id: str
     scopes: frozenset[str]  # they only narrow: none of them, no narrowing
 
+    def may(self, scope: str) -> bool:
+        """Whether the key's scopes leave `scope` open."""
+        return not self.scopes or scope in self.scopes
+
     def job(self, job: str) -> JobRef:
         """A job of the caller's tenant; the id has passed the router's pattern."""
         return JobRef(self.tenant, JobId(job))

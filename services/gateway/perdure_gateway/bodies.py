@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
@@ -222,6 +223,14 @@ def query(request: web.Request, *names: str) -> dict[str, str]:
     if faults:
         raise Problem("invalid-parameter", "see errors", faults=faults[:20])
     return dict(request.query)
+
+
+def flag(query: Mapping[str, str], name: str, *, default: bool) -> bool:
+    """A parameter that is `true` or `false`. Raises Problem (`invalid-parameter`)."""
+    value = query.get(name, "true" if default else "false")
+    if value not in ("true", "false"):
+        raise bad_parameter(name, "true or false")
+    return value == "true"
 
 
 def bad_parameter(name: str, detail: str) -> Problem:

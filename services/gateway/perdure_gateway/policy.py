@@ -49,7 +49,7 @@ def check(app: web.Application) -> None:
 
 def permit(policy: Policy, caller: Caller) -> None:
     """Whether the caller's key may do this at all; whose thing it is, is asked by tenant. Raises Forbidden."""
-    if policy.right is not None and caller.scopes and policy.right not in caller.scopes:
+    if policy.right is not None and not caller.may(policy.right):
         raise Forbidden("the key's scopes do not allow this")
 
 

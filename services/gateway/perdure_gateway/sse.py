@@ -36,7 +36,9 @@ class SlowReader(Exception):
 
 
 class Stream:
-    """One open stream. `still_good` raises Unauthenticated when the caller's key is no longer good."""
+    """One open stream. `still_good` raises Unauthenticated when the caller's key is no longer good, `offset` is where
+    the reader is behind the last frame.
+    """
 
     def __init__(
         self,
@@ -45,9 +47,11 @@ class Stream:
         chance: Chance,
         stopping: asyncio.Event,
         still_good: Callable[[], Awaitable[object]],
+        offset: Callable[[], str],
     ) -> None:
         self._request, self._clock, self._chance = request, clock, chance
         self._stopping, self._still_good = stopping, still_good
+        self._offset, self._sent = offset, offset()
         self._response = web.StreamResponse(headers=HEADERS)
         self._ends_at = clock.monotonic() + AGE_SECONDS + AGE_JITTER_SECONDS * (2 * chance.random() - 1)
         self._look_at = clock.monotonic() + AUTH_SECONDS
@@ -84,9 +88,10 @@ class Stream:
                     if frame is None:
                         return None
                     await self._write(frame.encode())
+                    self._sent = frame.id or self._sent
                     following = asyncio.ensure_future(anext(frames, None))
                 elif not drained.done():
-                    await self._write(b": hb\n\n")
+                    await self._beat()
                 if drained.done():
                     return "drain"
                 if (reason := await self._overdue()) is not None:
@@ -100,6 +105,12 @@ class Stream:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, Unavailable, UnsupportedVersion):
                     await task
+
+    async def _beat(self) -> None:
+        """A comment, and where a filter hid what moved the offset, the offset alone: nothing that a reader sees."""
+        moved = self._offset()
+        await self._write(b": hb\n\n" if moved == self._sent else f": hb\n\nid: {moved}\n\n".encode())
+        self._sent = moved
 
     async def _overdue(self) -> str | None:
         now = self._clock.monotonic()

@@ -15,11 +15,13 @@ from msgspec import Struct
 from nats.aio.msg import Msg
 
 from perdure.bus.connection import Bus
-from perdure.bus.subject import EVERY_LIVE
+from perdure.bus.stream import direct_batch
+from perdure.bus.subject import EVERY_LIVE, LIVE, delta_subject
 from perdure.ids import JobRef, StreamSeq
 
 MOST_FRAMES: Final = 1_000
 MOST_BYTES: Final = 1024 * 1024  # beyond the first frame, which may be larger than this on its own
+READS_AT_ONCE: Final = 8  # of LIVE
 
 
 class LiveEvent(Struct, frozen=True):
@@ -67,6 +69,16 @@ class Inbox:
         self._bytes -= _size(frame)
         return frame
 
+    def more_deltas(self) -> list[bytes]:
+        """The deltas that come next, while more than half of the room is taken: they are to be joined."""
+        taken: list[bytes] = []
+        if len(self._frames) > MOST_FRAMES // 2 or self._bytes > MOST_BYTES // 2:
+            while self._frames and isinstance(frame := self._frames[0], LiveDelta):
+                taken.append(frame.body)
+                self._bytes -= _size(frame)
+                self._frames.popleft()
+        return taken
+
     def put(self, frame: Frame) -> None:
         """Add a frame; when there is no room for it everything is replaced by one `Lagged`."""
         size = _size(frame)
@@ -85,6 +97,7 @@ class Fanout:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._followers: dict[tuple[str, str], set[Inbox]] = {}
 
     @classmethod
@@ -109,6 +122,11 @@ class Fanout:
             inboxes.discard(inbox)
             if not inboxes:
                 del self._followers[key]
+
+    async def kept(self, ref: JobRef) -> list[bytes]:
+        """The deltas of a job that LIVE still has, in order. Raises Unavailable."""
+        async with self._reads:
+            return [read.body for read in await direct_batch(self._bus, LIVE, delta_subject(ref), 0)]
 
     async def _heard(self, message: Msg) -> None:
         _, tenant, job, kind = message.subject.split(".")

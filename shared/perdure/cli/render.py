@@ -68,6 +68,8 @@ class EventPrinter:
                 self._printer.text(delta.text, "dim", end="")
             case "delta.log":
                 self._line(f"      … {delta.step or ''} [{delta.level or 'info'}] {delta.text or ''}", "dim")
+            case "delta.reset":
+                self.end()  # what was shown of open texts is void, or comes again
             case _:
                 pass  # step starts and live progress: the line of their event says it again
 

@@ -5,11 +5,11 @@
 
 A live message may be lost, the last one of a quiet job too. So whoever hears nothing for QUIET_SECONDS, was told that
 messages were dropped, or that the connection was lost, asks the leader for what follows the last event that was sent.
-Deltas go out as they come and may be lost; one that runs ahead of its event waits for it.
+Deltas go by `core.stream.reading`; what it misses is read from LIVE, together with the events that may have settled it.
 """
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
@@ -17,9 +17,11 @@ from perdure.bus.eventlog import EventLog, Stored
 from perdure.bus.fanout import Fanout, Inbox, Lagged, LiveDelta, LiveEvent
 from perdure.clock import Clock
 from perdure.core import codec
-from perdure.core.event import TERMINAL, TYPE_OF, JobSuspended, Status, type_of
+from perdure.core.event import TERMINAL, TYPE_OF, AnyEvent, JobSuspended, Status, type_of
+from perdure.core.stream.delta import Said, read_delta
 from perdure.core.stream.frame import Frame, StreamAdapter
-from perdure.core.stream.native import read_delta
+from perdure.core.stream.offset import START, Offset
+from perdure.core.stream.reading import Hole, Reading, Reset, Show, Shown
 from perdure.errors import Expired, NotFound, Unavailable
 from perdure.ids import JobRef
 
@@ -27,31 +29,38 @@ QUIET_SECONDS: Final = 15.0  # without news for so long: compare with the tail
 AHEAD_SECONDS: Final = 0.25  # a delta is ahead of its event for so long: the event was lost on the way
 AWAY_SECONDS: Final = 60.0  # the broker is away for so long: give up, the reader comes back with its offset
 AWAY_PAUSE: Final = 1.0
-MAX_AHEAD: Final = 1000  # deltas that wait for their event; more are dropped, the event takes their place
 UNTIL: Final = frozenset({"terminal", "suspended", "head", *TYPE_OF.values()})
 
 
 class Follower:
-    """One reader of one job, attached after `after`. `head` and `status` are those of the tail at that moment."""
+    """One reader of one job, attached behind `start`. `head` and `status` are those of the tail at that moment."""
 
     def __init__(
         self,
         eventlog: EventLog,
+        fanout: Fanout,
         inbox: Inbox,
         clock: Clock,
         adapter: StreamAdapter,
-        after: int,
+        start: Offset,
         tail: Stored,
         backlog: list[Stored],
+        *,
+        fresh: bool,
     ) -> None:
         self.head = tail.event.seq
         self.status: Status = tail.event.status
-        self._eventlog, self._inbox, self._clock, self._adapter = eventlog, inbox, clock, adapter
+        self._eventlog, self._fanout, self._inbox = eventlog, fanout, inbox
+        self._clock, self._adapter = clock, adapter
         self._backlog = deque(backlog)
         self._ref = tail.ref
-        self._last = after
         self._at = tail.at  # the stream's number of the last event that was sent; meaningful once the backlog is out
-        self._ahead: deque[tuple[int, bytes]] = deque(maxlen=MAX_AHEAD)
+        self._reading = Reading(start, tail.event.status, tail.event.attempt, fresh=fresh)
+
+    @property
+    def offset(self) -> Offset:
+        """Where the reader is behind the last frame."""
+        return self._reading.offset
 
     @property
     def exhausted(self) -> bool:
@@ -65,31 +74,38 @@ class Follower:
         an event type. Raises Unavailable when the broker has been away for AWAY_SECONDS.
         """
         async with aclosing(self._entries(until == "head")) as entries:
-            async for stored in entries:
-                if isinstance(stored, Stored):
-                    self._last, self._at = stored.event.seq, stored.at
-                    for frame in self._adapter.on_event(stored.body, stored.event):
-                        yield frame
-                    if stored.event.status in TERMINAL:
-                        return
-                    if _reached(until, stored):
-                        break
-                    bodies = self._caught_up()
-                else:
-                    bodies = [stored]
-                for body in bodies:
-                    for frame in self._adapter.on_delta(body):
-                        yield frame
+            async for entry in entries:
+                match entry:
+                    case Stored():
+                        for frame in self._adapter.on_event(entry.body, entry.event):
+                            yield frame
+                        if entry.event.status in TERMINAL:
+                            return
+                        if _reached(until, entry):
+                            break
+                    case Reset():
+                        for frame in self._adapter.on_reset(entry):
+                            yield frame
+                    case Shown():
+                        for frame in self._adapter.on_delta(entry.said, entry.at):
+                            yield frame
         for frame in self._adapter.close("until"):
             yield frame
 
-    async def _entries(self, head_only: bool) -> AsyncGenerator[Stored | bytes]:
-        """Events in order without gap or repeat, and between them the bodies of deltas that may go out."""
+    async def _entries(self, head_only: bool) -> AsyncGenerator[Stored | Show]:
+        """Events in order without gap or repeat, and behind them what is shown of the deltas."""
         while self._backlog:
-            yield self._backlog.popleft()
+            stored = self._backlog.popleft()
+            self._reading.event(stored.event)
+            self._at = stored.at
+            yield stored
+        if head_only:
+            return
+        for show in await self._joined():
+            yield show
         away_since: float | None = None
         behind = False
-        while not head_only:
+        while True:
             if behind:
                 try:
                     missed = await self._eventlog.look(self._ref, self._at)
@@ -102,37 +118,87 @@ class Follower:
                     continue
                 away_since, behind = None, False
                 if not missed:
-                    self._ahead.clear()  # they speak of an event that the log does not have
+                    self._reading.give_up_waiting()
                 for stored in missed:
+                    shows = self._take(stored)
                     yield stored
-            match await self._inbox.next(AHEAD_SECONDS if self._ahead else QUIET_SECONDS):
+                    for show in shows + await self._caught_up():
+                        yield show
+            match await self._inbox.next(AHEAD_SECONDS if self._reading.waits else QUIET_SECONDS):
                 case LiveEvent() as live:
                     event = codec.decode(live.body)
-                    if event.seq == self._last + 1:
-                        yield Stored(self._ref, live.seq, live.body, event)
-                    behind = event.seq > self._last  # after the yield: of an event that was sent this is false
+                    if event.seq == self.offset.seq + 1:
+                        stored = Stored(self._ref, live.seq, live.body, event)
+                        shows = self._take(stored)
+                        yield stored
+                        for show in shows + await self._caught_up():
+                            yield show
+                    behind = event.seq > self.offset.seq
                 case LiveDelta(body=body):
-                    delta = read_delta(body)
-                    if delta is not None and delta.after > self._last:
-                        self._ahead.append((delta.after, body))
-                    elif delta is not None:
-                        yield body
-                case Lagged() | None:
+                    for show in await self._heard([body, *self._inbox.more_deltas()]):
+                        yield show
+                case Lagged():
+                    behind = True
+                    for show in await self._healed([]):
+                        yield show
+                case None:
                     behind = True
 
-    def _caught_up(self) -> list[bytes]:
+    def _take(self, stored: Stored) -> list[Show]:
+        self._at = stored.at
+        return self._reading.event(stored.event)
+
+    async def _joined(self) -> list[Show]:
+        """What is shown of the deltas before those that come live."""
+        if not self._adapter.deltas:
+            return []
+        try:
+            kept = await self._kept([]) if self._reading.running else ([], [])
+        except Unavailable:
+            return []  # the next delta leaves a hole, which is healed
+        return self._reading.join(*kept)
+
+    async def _caught_up(self) -> list[Show]:
         """The deltas that waited for the event which was just sent."""
-        ready = [body for after, body in self._ahead if after <= self._last]
-        if ready:
-            self._ahead = deque(((a, b) for a, b in self._ahead if a > self._last), maxlen=MAX_AHEAD)
-        return ready
+        ready = self._reading.caught_up()
+        return await self._shown(ready, waited=True) if ready else []
+
+    async def _heard(self, bodies: Sequence[bytes]) -> list[Show]:
+        if not self._adapter.deltas:
+            return []
+        said = [found for body in bodies if (found := read_delta(body, self._ref.job)) is not None]
+        return await self._shown(said, waited=False)
+
+    async def _shown(self, said: Sequence[Said], *, waited: bool) -> list[Show]:
+        shows = self._reading.say(said, waited=waited)
+        return await self._healed(said) if isinstance(shows, Hole) else shows
+
+    async def _healed(self, said: Sequence[Said]) -> list[Show]:
+        """What LIVE has of the deltas that were missed, with what was just heard."""
+        if not self._adapter.deltas or not self._reading.running:
+            return []
+        try:
+            return self._reading.heal(*await self._kept(said))
+        except Unavailable:
+            return []  # the next delta leaves a hole again
+
+    async def _kept(self, said: Sequence[Said]) -> tuple[list[Said], list[AnyEvent]]:
+        """What LIVE has of the job, with `said`, and the events that may have settled it. Raises Unavailable."""
+        kept = [found for body in await self._fanout.kept(self._ref) if (found := read_delta(body, self._ref.job))]
+        kept += said
+        oldest = self._reading.oldest(kept)
+        head = self.offset.seq
+        if oldest is None or oldest >= head:
+            return kept, []
+        log = await replay_to(self._eventlog, self._ref, oldest, head)
+        return kept, [stored.event for stored in log if stored.event.seq <= head]
 
 
 @asynccontextmanager
 async def attach(
-    eventlog: EventLog, fanout: Fanout, clock: Clock, ref: JobRef, after: int | None, adapter: StreamAdapter
+    eventlog: EventLog, fanout: Fanout, clock: Clock, ref: JobRef, after: Offset | None, adapter: StreamAdapter
 ) -> AsyncIterator[Follower]:
-    """A Follower of `ref` behind its event `after` (0: from the start, None: from now on).
+    """A Follower of `ref` behind the offset `after` (START: from the beginning, None: from now on).
 
     Everything that can be refused is refused here, before the first byte of an answer: raises NotFound, Expired
     (`offset-ahead`, or `offset-expired` when the events behind `after` are gone), Unavailable.
@@ -142,11 +208,12 @@ async def attach(
         if tail is None:
             raise NotFound("no such job")
         head = tail.event.seq
-        after = head if after is None else after
-        if after > head:
+        start = Offset(head) if after is None else after
+        if start.seq > head:
             raise Expired("offset-ahead", "the job has no event of that number yet", {"latest": str(head)})
-        backlog = await replay_to(eventlog, ref, after, head)
-        yield Follower(eventlog, inbox, clock, adapter, after, tail, backlog)
+        backlog = await replay_to(eventlog, ref, start.seq, head)
+        fresh = after is None or after == START
+        yield Follower(eventlog, fanout, inbox, clock, adapter, start, tail, backlog, fresh=fresh)
 
 
 async def replay_to(eventlog: EventLog, ref: JobRef, after: int, head: int) -> list[Stored]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
 import msgspec
@@ -15,6 +15,7 @@ from perdure.bus.eventlog import EventLog, Stored
 from perdure.bus.fanout import Fanout, Frame, Inbox, Lagged, LiveDelta, LiveEvent
 from perdure.core.stream.frame import Frame as Shown
 from perdure.core.stream.native import Native
+from perdure.core.stream.offset import Offset
 from perdure.errors import Expired, NotFound, Unavailable
 from perdure.ids import JobRef, Tenant, new_job_id
 from perdure.jobs import follow
@@ -61,6 +62,9 @@ class Tampered(Fanout):
             inbox.put = changed  # type: ignore[method-assign]  # the test stands on the line
             yield inbox
 
+    async def kept(self, ref: JobRef) -> list[bytes]:
+        return await self._real.kept(ref)
+
 
 class BlindLog(EventLog):
     """A log whose direct reads are behind: `replay` never sees the last `behind` events, as on a replica."""
@@ -75,14 +79,15 @@ class BlindLog(EventLog):
 async def transcript(
     desk: Desk, fanout: Fanout, ref: JobRef, after: int | None, until: str = "terminal"
 ) -> list[Shown]:
-    attached = attach(desk.eventlog, fanout, desk.clock, ref, after, Native(ref.job))
+    start = None if after is None else Offset(after)
+    attached = attach(desk.eventlog, fanout, desk.clock, ref, start, Native(ref.job))
     async with attached as follower, aclosing(follower.frames(until)) as frames:
         return [frame async for frame in frames]
 
 
 async def events(desk: Desk, fanout: Fanout, ref: JobRef, after: int) -> list[int]:
     frames = await transcript(desk, fanout, ref, after)
-    return [int(frame.id) for frame in frames if frame.id is not None]
+    return [int(frame.id) for frame in frames if frame.id is not None and frame.event != "delta.reset"]
 
 
 async def write(hand: Hand, count: int) -> None:
@@ -166,7 +171,7 @@ async def test_a_stale_direct_read_is_completed_from_the_leader(desk: Desk, fano
 
 
 async def test_a_follower_whose_inbox_ran_over_misses_nothing(desk: Desk, fanout: Fanout, hand: Hand) -> None:
-    async with attach(desk.eventlog, fanout, desk.clock, hand.ref, 0, Native(hand.ref.job)) as follower:
+    async with attach(desk.eventlog, fanout, desk.clock, hand.ref, Offset(0), Native(hand.ref.job)) as follower:
         await write(hand, 1200)  # more than an inbox holds, while nobody takes
         async with aclosing(follower.frames()) as frames:
             assert [frame.id async for frame in frames] == [str(n) for n in range(1, 1201)]
@@ -225,9 +230,9 @@ async def test_what_can_be_refused_is_refused_before_anything_is_shown(desk: Des
 async def test_an_ended_job_has_nothing_behind_its_end(desk: Desk, fanout: Fanout, hand: Hand) -> None:
     await hand.complete()
     native = Native(hand.ref.job)
-    async with attach(desk.eventlog, fanout, desk.clock, hand.ref, 3, native) as at_end:
+    async with attach(desk.eventlog, fanout, desk.clock, hand.ref, Offset(3), native) as at_end:
         assert at_end.exhausted
-    async with attach(desk.eventlog, fanout, desk.clock, hand.ref, 2, native) as before:
+    async with attach(desk.eventlog, fanout, desk.clock, hand.ref, Offset(2), native) as before:
         assert not before.exhausted
 
 
@@ -243,48 +248,129 @@ async def test_events_that_were_purged_are_said_to_be_gone(desk: Desk, bus: Bus,
     assert await events(desk, fanout, hand.ref, 2) == [3]
 
 
-def delta(attempt: int, after: int, step: str, text: str, n: int = 1) -> bytes:
+def delta(attempt: int, after: int, step: str, text: str, n: int = 1, pos: int = 0) -> bytes:
     members = {"v": 1, "type": "delta.text", "attempt": attempt, "n": n, "after": after, "step": step, "text": text}
-    return msgspec.json.encode(members | {"occurrence": 1})
+    return msgspec.json.encode(members | {"occurrence": 1, "channel": "m", "pos": pos})
 
 
-async def test_deltas_go_out_live_without_an_id_and_are_not_replayed(
+def words(frame: Shown) -> tuple[str | None, str, str | None]:
+    members = msgspec.json.decode(frame.data)
+    return frame.id, frame.event, members.get("text", members.get("reason"))
+
+
+async def take(frames: AsyncGenerator[Shown], count: int) -> list[tuple[str | None, str, str | None]]:
+    return [words(await anext(frames)) for _ in range(count)]
+
+
+async def test_deltas_have_offsets_and_what_is_settled_is_not_replayed(
     desk: Desk, bus: Bus, fanout: Fanout, hand: Hand
 ) -> None:
     deltas = Deltas(bus)
-    async with attach(desk.eventlog, fanout, desk.clock, hand.ref, 2, Native(hand.ref.job)) as follower:
+    attached = attach(desk.eventlog, fanout, desk.clock, hand.ref, Offset(2), Native(hand.ref.job))
+    async with attached as follower, aclosing(follower.frames()) as frames:
+        assert await take(frames, 1) == [("2", "delta.reset", "joined")]
         deltas.publish(hand.ref, delta(1, 2, "draft", "he"))
-        deltas.publish(hand.ref, delta(1, 2, "draft", "llo"))
-        async with aclosing(follower.frames()) as frames:
-            first, second = await anext(frames), await anext(frames)
-            assert [(f.id, f.event, msgspec.json.decode(f.data)["text"]) for f in (first, second)] == [
-                (None, "delta.text", "he"),
-                (None, "delta.text", "llo"),
-            ]
-            await hand.step("draft", "hello")
-            assert (await anext(frames)).id == "3"
-            deltas.publish(hand.ref, delta(1, 2, "draft", "late"))  # the step has settled it
-            deltas.publish(hand.ref, delta(0, 2, "draft", "dead"))  # of an attempt that is over
-            bus_noise = msgspec.json.encode({"type": "job.completed", "attempt": 9})
-            deltas.publish(hand.ref, bus_noise)  # an event is no delta, whoever says so
-            deltas.publish(hand.ref, b"\xff not JSON")
-            deltas.publish(hand.ref, delta(1, 3, "other", "next"))
-            shown = await anext(frames)
-            assert msgspec.json.decode(shown.data)["text"] == "next"
+        deltas.publish(hand.ref, delta(1, 2, "draft", "llo", 2, 2))
+        assert await take(frames, 2) == [("2.1", "delta.text", "he"), ("2.2", "delta.text", "llo")]
+        await hand.step("draft", "hello")
+        assert (await anext(frames)).id == "3"
+        deltas.publish(hand.ref, delta(1, 2, "draft", "late", 3))  # the step has settled it
+        deltas.publish(hand.ref, delta(0, 2, "draft", "dead", 4))  # of an attempt that is over
+        bus_noise = msgspec.json.encode({"type": "job.completed", "attempt": 9})
+        deltas.publish(hand.ref, bus_noise)  # an event is no delta, whoever says so
+        deltas.publish(hand.ref, b"\xff not JSON")
+        deltas.publish(hand.ref, delta(1, 3, "other", "next", 4))
+        assert await take(frames, 1) == [("3.4", "delta.text", "next")]
     await hand.complete()
     assert [f.id for f in await transcript(desk, fanout, hand.ref, 0)] == ["1", "2", "3", "4"]
+
+
+async def test_a_late_reader_is_told_what_is_open_and_one_that_comes_back_the_rest(
+    desk: Desk, bus: Bus, fanout: Fanout, hand: Hand
+) -> None:
+    deltas = Deltas(bus)
+    deltas.publish(hand.ref, delta(1, 2, "draft", "he"))
+    deltas.publish(hand.ref, delta(1, 2, "other", "no", 2))
+    deltas.publish(hand.ref, delta(1, 2, "draft", "llo", 3, 2))
+    await hand.step("other")
+    deltas.publish(hand.ref, delta(1, 3, "draft", "!", 4, 5))
+    await bus.flush()
+    for start, first in ((None, []), (Offset(0), ["1", "2", "3"]), (Offset(3), [])):
+        attached = attach(desk.eventlog, fanout, desk.clock, hand.ref, start, Native(hand.ref.job))
+        async with attached as follower, aclosing(follower.frames()) as frames:
+            assert [(await anext(frames)).id for _ in first] == first
+            assert await take(frames, 2) == [("3", "delta.reset", "joined"), ("3.4", "delta.text", "hello!")]
+            assert str(follower.offset) == "3.4"
+    deltas.publish(hand.ref, delta(1, 3, "draft", "?", 5, 6))
+    await bus.flush()
+    native = Native(hand.ref.job)
+    attached = attach(desk.eventlog, fanout, desk.clock, hand.ref, Offset(3, 4), native)
+    async with attached as follower, aclosing(follower.frames()) as frames:
+        assert await take(frames, 1) == [("3.5", "delta.text", "?")]
+        await hand.start()
+        assert [f[:2] for f in await take(frames, 2)] == [("4", "attempt.started"), ("4", "delta.reset")]
+    attached = attach(desk.eventlog, fanout, desk.clock, hand.ref, Offset(3, 5), native)
+    async with attached as follower, aclosing(follower.frames()) as frames:  # its attempt is over
+        assert [f[:2] for f in await take(frames, 2)] == [("4", "attempt.started"), ("4", "delta.reset")]
+
+
+async def test_a_hole_in_the_deltas_is_healed_from_live(desk: Desk, bus: Bus, fanout: Fanout, hand: Hand) -> None:
+    lossy = Tampered(fanout, lambda f: [] if isinstance(f, LiveDelta) and b"lost" in f.body else [f])
+    deltas = Deltas(bus)
+    attached = attach(desk.eventlog, lossy, desk.clock, hand.ref, None, Native(hand.ref.job))
+    async with attached as follower, aclosing(follower.frames()) as frames:
+        deltas.publish(hand.ref, delta(1, 2, "a", "lost", 1))
+        deltas.publish(hand.ref, delta(1, 2, "a", " and found", 2, 4))
+        assert await take(frames, 2) == [("2.1", "delta.text", "lost"), ("2.2", "delta.text", " and found")]
+        deltas.publish(hand.ref, delta(1, 2, "a", "?", 4, 16))  # the third was never published
+        assert await take(frames, 2) == [("2", "delta.reset", "gap"), ("2.4", "delta.text", "?")]
+
+
+async def test_a_reader_that_is_slow_gets_its_deltas_joined(
+    desk: Desk, bus: Bus, fanout: Fanout, hand: Hand, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    deltas = Deltas(bus)
+    attached = attach(desk.eventlog, fanout, desk.clock, hand.ref, None, Native(hand.ref.job))
+    async with attached as follower, aclosing(follower.frames()) as frames:
+        deltas.publish(hand.ref, delta(1, 2, "a", "."))
+        assert await take(frames, 1) == [("2.1", "delta.text", ".")]
+        for n in range(2, 702):  # while nobody takes
+            deltas.publish(hand.ref, delta(1, 2, "a", ".", n, n - 1))
+        (inbox,) = inboxes(fanout, hand.ref)
+        await eventually(lambda: len(inbox._frames) == 700)
+        assert await take(frames, 1) == [("2.701", "delta.text", "." * 700)]
+        for n in range(702, 2001):  # more than an inbox holds
+            deltas.publish(hand.ref, delta(1, 2, "a", ".", n, n - 1))
+        await eventually(lambda: inbox._frames and inbox._frames[0] == Lagged())
+        said, at = 701, None
+        while said < 2000:
+            frame = await anext(frames)
+            at = frame.id
+            said += len(msgspec.json.decode(frame.data)["text"])
+        assert (said, at) == (2000, "2.2000")
+
+
+async def test_a_reader_without_deltas_is_not_told_of_them(desk: Desk, bus: Bus, fanout: Fanout, hand: Hand) -> None:
+    silent = Native(hand.ref.job, deltas=False)
+    attached = attach(desk.eventlog, fanout, desk.clock, hand.ref, Offset(1), silent)
+    async with attached as follower, aclosing(follower.frames()) as frames:
+        Deltas(bus).publish(hand.ref, delta(1, 2, "a", "."))
+        await hand.start()
+        await hand.complete()
+        assert [frame.id async for frame in frames] == ["2", "3", "4"]
 
 
 async def test_a_delta_that_runs_ahead_waits_for_its_event(desk: Desk, fanout: Fanout, hand: Hand) -> None:
     """The event on its way is lost, the delta behind it is not: the log is read first."""
     lost = Tampered(fanout, lambda f: [] if isinstance(f, LiveEvent) else [f])
-    attached = attach(desk.eventlog, lost, desk.clock, hand.ref, 2, Native(hand.ref.job))
+    attached = attach(desk.eventlog, lost, desk.clock, hand.ref, Offset(2), Native(hand.ref.job))
     async with attached as follower, aclosing(follower.frames()) as frames:
         waiting = asyncio.ensure_future(anext(frames))
         await hand.step("a")
         for inbox in inboxes(fanout, hand.ref):
             inbox.put(LiveDelta(delta(1, 3, "b", "ahead")))
-        assert (await waiting).id == "3"
+        assert (await waiting).event == "delta.reset"
+        assert (await anext(frames)).id == "3"
         assert msgspec.json.decode((await anext(frames)).data)["text"] == "ahead"
 
 
@@ -310,7 +396,7 @@ async def test_a_broker_that_was_killed_and_came_back_costs_no_event(
         writer = Desk(EventLog(far, 8), Doorbells(far), far.clock)
         hand = Hand(writer, (await submit(writer, submission)).ref)
         await hand.start()
-        attached = attach(mine.eventlog, fanout, mine.clock, hand.ref, 0, Native(hand.ref.job))
+        attached = attach(mine.eventlog, fanout, mine.clock, hand.ref, Offset(0), Native(hand.ref.job))
         async with attached as follower, aclosing(follower.frames()) as frames:
             seen = [(await anext(frames)).id, (await anext(frames)).id]
             await hand.step("before")
@@ -329,7 +415,7 @@ async def test_a_broker_that_stays_away_ends_the_stream(
     async with connect(own_nats_server) as bus, Fanout.open(bus) as fanout:
         desk = Desk(EventLog(bus, 8), Doorbells(bus), bus.clock)
         ref = (await submit(desk, submission)).ref
-        async with attach(desk.eventlog, fanout, desk.clock, ref, 1, Native(ref.job)) as follower:
+        async with attach(desk.eventlog, fanout, desk.clock, ref, Offset(1), Native(ref.job)) as follower:
             own_nats_server.stop()
             with pytest.raises(Unavailable):
                 async with aclosing(follower.frames()) as frames:

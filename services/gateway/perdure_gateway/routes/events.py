@@ -1,6 +1,5 @@
-"""A job's events: live from any offset as server-sent events, or a page of them."""
+"""A job's events: live from any offset as server-sent events, a page of them, or the whole log as a download."""
 
-import re
 from contextlib import aclosing
 from typing import Final
 
@@ -8,23 +7,28 @@ import msgspec
 from aiohttp import web
 
 from perdure.bus.eventlog import Stored
-from perdure.core.event import TERMINAL
-from perdure.core.stream.frame import Frame
-from perdure.core.stream.native import Native, envelope
-from perdure.errors import Expired, NotFound
-from perdure.ids import JobRef
+from perdure.bus.fanout import Lagged, LiveEvent
+from perdure.core.event import TERMINAL, type_of
+from perdure.core.stream import withheld
+from perdure.core.stream.filter import Filtered, Types
+from perdure.core.stream.native import envelope
+from perdure.core.stream.offset import START, Offset, parse
+from perdure.errors import Expired, Malformed, NotFound
+from perdure.ids import JobId, JobRef
 from perdure.jobs.follow import UNTIL, attach, replay_to
 from perdure_gateway import answers, bodies
-from perdure_gateway.auth import CALLER
+from perdure_gateway.auth import CALLER, Caller
 from perdure_gateway.keys import CHANCE, DESK, FANOUT, KEYS, LIMITS, SERVICE
 from perdure_gateway.policy import allow
 from perdure_gateway.problems import Problem
 from perdure_gateway.sse import Stream
 
-OFFSET: Final = re.compile(r"(0|[1-9][0-9]{0,17})(\.[0-9]{1,9})?", re.ASCII)
-MAX_OFFSET_CHARS: Final = 24
 MAX_PAGE_EVENTS: Final = 500
 MAX_PAGE_BYTES: Final = 1024 * 1024
+MAX_WAIT_SECONDS: Final = 30
+OFFSETS: Final = ("after", "starting_after")
+FILTERS: Final = ("types", "values", "deltas")
+KINDS: Final = ("text/event-stream", "application/jsonl", "application/json")
 
 
 @allow("read")
@@ -34,20 +38,22 @@ async def events(request: web.Request) -> web.StreamResponse:
     ref = request[CALLER].job(request.match_info["job"])
     if wanted == "text/event-stream":
         return await _stream(request, ref)
+    if wanted == "application/jsonl":
+        return await _download(request, ref)
     return await _page(request, ref)
 
 
 async def _stream(request: web.Request, ref: JobRef) -> web.StreamResponse:
-    query = bodies.query(request, "after", "starting_after", "until", "deltas")
-    after, until, deltas = _offset(request, query), query.get("until", "terminal"), query.get("deltas", "true")
+    query = bodies.query(request, *OFFSETS, *FILTERS, "until", "gap")
+    after, until = _offset(request, query), query.get("until", "terminal")
     if until not in UNTIL:
         raise bodies.bad_parameter("until", "terminal, suspended, head or an event type")
-    if deltas not in ("true", "false"):
-        raise bodies.bad_parameter("deltas", "true or false")
+    if query.get("gap", "snapshot") != "snapshot":
+        raise bodies.bad_parameter("gap", "snapshot")
+    adapter = _filter(ref.job, request[CALLER], query)
     app, service = request.app, request.app[SERVICE]
     if service.stopping.is_set():
         raise Problem("draining", "another gateway will answer", headers={"Retry-After": "1"})
-    adapter = Native(ref.job) if deltas == "true" else WithoutDeltas(ref.job)
     attached = attach(app[DESK].eventlog, app[FANOUT], service.clock, ref, after, adapter)
     with app[LIMITS].stream(request[CALLER].key_id):
         async with app[LIMITS].attaching():
@@ -55,7 +61,14 @@ async def _stream(request: web.Request, ref: JobRef) -> web.StreamResponse:
         try:
             if follower.exhausted:
                 return web.Response(status=204)
-            stream = Stream(request, service.clock, app[CHANCE], service.stopping, lambda: app[KEYS].caller(request))
+            stream = Stream(
+                request,
+                service.clock,
+                app[CHANCE],
+                service.stopping,
+                lambda: app[KEYS].caller(request),
+                lambda: str(follower.offset),
+            )
             async with aclosing(follower.frames(until)) as frames:
                 return await stream.send(frames, adapter)
         finally:
@@ -63,27 +76,88 @@ async def _stream(request: web.Request, ref: JobRef) -> web.StreamResponse:
 
 
 async def _page(request: web.Request, ref: JobRef) -> web.Response:
-    query = bodies.query(request, "after", "starting_after", "limit")
+    query = bodies.query(request, *OFFSETS, "limit", "types", "values")
     after, limit = _offset(request, query), answers.limit(query, MAX_PAGE_EVENTS)
-    eventlog = request.app[DESK].eventlog
-    tail = await eventlog.tail(ref)
-    if tail is None:
-        raise NotFound("no such job")
-    head = tail.event.seq
-    after = head if after is None else after
-    if after > head:
-        raise Expired("offset-ahead", "the job has no event of that number yet", {"latest": str(head)})
-    found = _bounded(await replay_to(eventlog, ref, after, head), limit)
-    reached = found[-1].event.seq if found else after
+    types, values = _types(query), _values(request[CALLER], query)
+    wait = answers.wait_seconds(request, MAX_WAIT_SECONDS)
+    tail, found = await _read(request, ref, after, limit)
+    if wait is not None and not found and tail.event.status not in TERMINAL:
+        after = Offset(tail.event.seq) if after is None else after
+        await _until_news(request, ref, after.seq, wait)
+        tail, found = await _read(request, ref, after, limit)
+    head, begin = tail.event.seq, tail.event.seq if after is None else after.seq
+    reached = found[-1].event.seq if found else begin
     last = found[-1].event if found and found[-1].event.seq > head else tail.event
+    shown = [s for s in found if types is None or type_of(s.event) in types]
     body = {
-        "events": [msgspec.Raw(envelope(ref.job, stored.body)) for stored in found],
+        "events": [msgspec.Raw(_shown(ref.job, stored, values=values)) for stored in shown],
         "next": str(reached),
         "head": last.seq,
         "status": last.status,
         "done": last.status in TERMINAL and reached >= last.seq,
     }
-    return answers.respond(body)
+    return answers.respond(body, headers=answers.waited(wait))
+
+
+async def _read(request: web.Request, ref: JobRef, after: Offset | None, limit: int) -> tuple[Stored, list[Stored]]:
+    """The log's end, and the events of a page behind `after`. Raises NotFound, Expired, Unavailable."""
+    eventlog = request.app[DESK].eventlog
+    tail = await eventlog.tail(ref)
+    if tail is None:
+        raise NotFound("no such job")
+    head = tail.event.seq
+    begin = head if after is None else after.seq
+    if begin > head:
+        raise Expired("offset-ahead", "the job has no event of that number yet", {"latest": str(head)})
+    return tail, _bounded(await replay_to(eventlog, ref, begin, head), limit)
+
+
+async def _until_news(request: web.Request, ref: JobRef, after: int, seconds: float) -> None:
+    """Wait for an event behind `after`, for `seconds` at most, and not while this gateway stops."""
+    clock = request.app[DESK].clock
+    until = clock.monotonic() + seconds
+    with request.app[LIMITS].stream(request[CALLER].key_id), request.app[FANOUT].follow(ref) as inbox:
+        tail = await request.app[DESK].eventlog.tail(ref)  # between the first look and the registration
+        while tail is not None and tail.event.seq <= after and not request.app[SERVICE].stopping.is_set():
+            left = until - clock.monotonic()
+            if left <= 0 or isinstance(await inbox.next(min(left, 1.0)), LiveEvent | Lagged):
+                return
+
+
+async def _download(request: web.Request, ref: JobRef) -> web.StreamResponse:
+    """`application/jsonl`: an event a line, from the first to the last that there is."""
+    query = bodies.query(request, "types", "values")
+    types, values = _types(query), _values(request[CALLER], query)
+    entries = await request.app[DESK].eventlog.read(ref)
+    if not entries:
+        raise NotFound("no such job")
+    if entries[0].event.seq != 1:
+        raise _gone(ref, entries)
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "application/jsonl",
+            "Content-Disposition": f'attachment; filename="{ref.job}.jsonl"',
+        }
+    )
+    await response.prepare(request)
+    for stored in entries:
+        if types is None or type_of(stored.event) in types:
+            await response.write(_shown(ref.job, stored, values=values) + b"\n")
+    await response.write_eof()
+    return response
+
+
+def _gone(ref: JobRef, entries: list[Stored]) -> Expired:
+    facts = {
+        "earliest": str(entries[0].event.seq),
+        "latest": str(entries[-1].event.seq),
+        "snapshot": f"/api/jobs/{ref.job}/state",
+    }
+    return Expired("offset-expired", "the events behind this offset are no longer kept", facts)
+
+
+def _shown(job: JobId, stored: Stored, *, values: bool) -> bytes:
+    return envelope(job, stored.body if values else withheld.event(stored.body))
 
 
 def _bounded(entries: list[Stored], limit: int) -> list[Stored]:
@@ -98,35 +172,48 @@ def _bounded(entries: list[Stored], limit: int) -> list[Stored]:
     return found
 
 
-class WithoutDeltas(Native):
-    """The native stream of a reader that wants events alone."""
-
-    def on_delta(self, body: bytes) -> tuple[Frame, ...]:
-        return ()
+def _filter(job: JobId, caller: Caller, query: dict[str, str]) -> Filtered:
+    deltas = bodies.flag(query, "deltas", default=True)
+    return Filtered(job, types=_types(query), deltas=deltas, values=_values(caller, query))
 
 
-def _offset(request: web.Request, query: dict[str, str]) -> int | None:
+def _types(query: dict[str, str]) -> Types | None:
+    if "types" not in query:
+        return None
+    try:
+        return Types(query["types"])
+    except Malformed as exc:
+        raise bodies.bad_parameter("types", str(exc)) from None
+
+
+def _values(caller: Caller, query: dict[str, str]) -> bool:
+    """Whether users' values are shown: as asked, and never to a key whose scopes leave them out."""
+    return bodies.flag(query, "values", default=True) and caller.may("values")
+
+
+def _offset(request: web.Request, query: dict[str, str]) -> Offset | None:
     """Where the reader is: the header before the query, since an EventSource repeats its old query. None: `now`."""
     sent = request.headers.getall("Last-Event-ID", [])
-    asked = {query[name] for name in ("after", "starting_after") if name in query}
+    asked = {query[name] for name in OFFSETS if name in query}
     if len(sent) > 1 or len(asked) > 1:
         raise Problem("invalid-offset", "more than one offset")
-    text = next(iter(sent or asked), "0")
+    text = next(iter(sent or asked), str(START))
     if text == "now" and not sent:
         return None
-    match = OFFSET.fullmatch(text) if len(text) <= MAX_OFFSET_CHARS else None
-    if match is None:
-        raise Problem("invalid-offset", "an offset is 0, now, or what a frame's id said")
-    return int(match[1])
+    try:
+        return parse(text)
+    except Malformed:
+        raise Problem("invalid-offset", "an offset is 0, now, or what a frame's id said") from None
 
 
 def _representation(request: web.Request) -> str:
     accepted = {part.split(";")[0].strip().lower() for part in request.headers.get("Accept", "*/*").split(",")}
-    if "text/event-stream" in accepted:
-        return "text/event-stream"
-    if accepted & {"application/json", "application/*", "*/*"}:
+    for kind in KINDS:
+        if kind in accepted:
+            return kind
+    if accepted & {"application/*", "*/*"}:
         return "application/json"
-    raise Problem("not-acceptable", "text/event-stream or application/json")
+    raise Problem("not-acceptable", ", ".join(KINDS))
 
 
 ROUTES: Final = (

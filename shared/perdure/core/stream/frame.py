@@ -6,6 +6,9 @@ from typing import Protocol
 from msgspec import Struct
 
 from perdure.core.event import AnyEvent
+from perdure.core.stream.delta import Said
+from perdure.core.stream.offset import Offset
+from perdure.core.stream.reading import Reset
 
 
 class Frame(Struct, frozen=True):
@@ -22,13 +25,20 @@ class Frame(Struct, frozen=True):
 
 
 class StreamAdapter(Protocol):
-    """How one protocol shows a job. It is asked in the order of the log, each event once."""
+    """How one protocol shows a job. It is asked in the order in which the reader shall see it, each event once."""
+
+    @property
+    def deltas(self) -> bool:
+        """Whether its reader wants deltas at all."""
 
     def on_event(self, body: bytes, event: AnyEvent) -> Iterable[Frame]:
         """The frames of a log event: `body` as it is stored, `event` the same decoded."""
 
-    def on_delta(self, body: bytes) -> Iterable[Frame]:
-        """The frames of a live delta; none for one that no reader needs any more, or that is no delta."""
+    def on_delta(self, said: Said, at: Offset | None) -> Iterable[Frame]:
+        """The frames of a delta. `at` is the reader's offset behind it, None where it must not move yet."""
+
+    def on_reset(self, reset: Reset) -> Iterable[Frame]:
+        """The frames that make a reader forget the deltas that no event has settled."""
 
     def close(self, reason: str) -> Iterable[Frame]:
         """The last words of a stream that ends without the job's end."""

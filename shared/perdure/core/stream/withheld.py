@@ -1,0 +1,57 @@
+"""Events and deltas for readers who may see that something happened, not what it said.
+
+Users' values (inputs, results, payloads, texts) become `{withheld, size_bytes, digest}`. Whoever holds the value can
+tell by the digest (SHA-256 of its canonical JSON) that it is the same; ids, names, times, errors' codes stay.
+"""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+
+from perdure.core import codec
+
+VALUES: Final = frozenset({"input", "result", "value", "payload", "proposal", "defaults", "comment"})
+NAMED: Final = frozenset({"outputs"})  # objects whose members are users' values
+IN: Final = ("request", "outcome", "on_timeout")
+TEXTS: Final = {"message": ("text", "parts", "tool_calls"), "progress": ("text", "data"), "delta.progress": ("text",)}
+SILENT: Final = frozenset({"delta.text", "delta.reasoning", "delta.tool", "delta.log"})  # they are nothing but values
+
+
+def withhold(value: object) -> dict[str, Any]:
+    """What is shown of a value."""
+    encoded = codec.canonical(value)
+    return {"withheld": True, "size_bytes": len(encoded), "digest": sha256(encoded).hexdigest()}
+
+
+def event(body: bytes) -> bytes:
+    """A stored event, or its envelope, without users' values."""
+    members: dict[str, Any] = msgspec.json.decode(body)  # Any: the log's JSON
+    members["data"] = data(members["data"], str(members["type"]))
+    return msgspec.json.encode(members)
+
+
+def data(members: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The members of an event's `data`, or of a record inside it, without users' values."""
+    shown: dict[str, Any] = {}
+    for name, value in members.items():
+        if name in VALUES or name in TEXTS.get(kind, ()):
+            shown[name] = withhold(value)
+        elif name in NAMED and isinstance(value, dict):
+            shown[name] = {key: withhold(each) for key, each in value.items()}
+        elif name in IN and isinstance(value, dict):
+            shown[name] = data(value, name)
+        elif name == "message" and kind == "request":
+            shown[name] = withhold(value)
+        elif name == "error" and isinstance(value, dict) and "message" in value:
+            shown[name] = value | {"message": "withheld"}  # the author's own words
+        else:
+            shown[name] = value
+    return shown
+
+
+def delta(body: bytes) -> bytes:
+    """A delta without users' values; those of SILENT have nothing to say then."""
+    members: dict[str, Any] = msgspec.json.decode(body)
+    return msgspec.json.encode({n: v for n, v in members.items() if n not in TEXTS.get(str(members["type"]), ())})
