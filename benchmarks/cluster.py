@@ -1,0 +1,70 @@
+"""A whole Perdure for a measurement: `perdure up` in a temporary folder, its processes counted and watched."""
+
+import json
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import nats
+from msgspec import Struct
+from nats.aio.client import Client
+
+from perdure.local.launch import UpProcess, launched
+
+ROOT = Path(__file__).parents[1]
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Cluster(Struct, frozen=True):
+    """One running `perdure up`. `http` bears the key; `nats` follows the tenant's jobs, as any client may."""
+
+    up: UpProcess
+    http: aiohttp.ClientSession
+    nats: Client
+
+    def processes(self) -> dict[str, int]:
+        """Pids by name: every service, the broker, the supervisor."""
+        return {**self.up.processes(), "up": self.up.pid}
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Proportional set size by process: pages that several share count once in the sum."""
+        return {name: pss(pid) for name, pid in self.processes().items()}
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU time by process so far."""
+        return {name: cpu(pid) for name, pid in self.processes().items()}
+
+
+def pss(pid: int) -> int:
+    """The proportional set size of a process, in bytes."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(f"no Pss of {pid}")
+
+
+def cpu(pid: int) -> float:
+    """CPU seconds of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+@asynccontextmanager
+async def cluster() -> AsyncIterator[Cluster]:
+    """Start with the workflows of `benchmarks.flows`, wait until ready, stop."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("PERDURE_")} | {"PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder:
+        data, log = Path(folder) / "data", Path(folder) / "log"
+        async with launched(data, "--app", "benchmarks.flows", environ=environ, log=log) as up:
+            broker = json.loads((data / "nats.json").read_text())
+            nc = await nats.connect(
+                broker["url"], user=broker["user"], password=broker["password"], inbox_prefix=broker["inbox_prefix"]
+            )
+            headers = {"Authorization": f"Bearer {up.client.key}"}
+            connector = aiohttp.TCPConnector(limit=0)
+            async with aiohttp.ClientSession(up.url, headers=headers, connector=connector) as http:
+                yield Cluster(up, http, nc)
+            await nc.close()
