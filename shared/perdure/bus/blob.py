@@ -22,6 +22,21 @@ YOUNG: Final = timedelta(hours=12)  # half of the age at which a blob that nothi
 CHUNKS: Final = "Perdure-Chunks"
 
 
+class Blobs:
+    """The blobs over one connection, for who is handed them."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def put(self, tenant: Tenant, body: bytes) -> Digest:
+        """`put` over this connection."""
+        return await put(self._bus, tenant, body)
+
+    async def get(self, tenant: Tenant, digest: Digest) -> bytes:
+        """`get` over this connection."""
+        return await get(self._bus, tenant, digest)
+
+
 def digest_of(body: bytes) -> Digest:
     """The name of a blob with these bytes."""
     return Digest(sha256(body).hexdigest())

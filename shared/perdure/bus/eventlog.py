@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from perdure import log as logs
 from perdure.bus import subject as names
+from perdure.bus.blob import Blobs
 from perdure.bus.connection import REQUEST_SECONDS, Bus
 from perdure.bus.stream import Answer, Ask, Read, direct_batch, direct_get, leader_get, refusal, store
 from perdure.core import codec
@@ -67,6 +68,8 @@ class EventLog:
 
     def __init__(self, bus: Bus, shards: int) -> None:
         self._bus, self._shards = bus, shards
+        self.blobs = Blobs(bus)
+        """Where values lie that are too large for their events."""
 
     async def append(self, ref: JobRef, event: AnyEvent, after: StreamSeq) -> StreamSeq:
         """Append `event` if the job's log still ends at `after` (0: it is empty); the stream sequence it got. One try,

@@ -48,7 +48,7 @@ def due(job: JobState, now: Instant) -> AnyData | None:
 def expiry(request: ev.Request) -> ev.ExpiredData:
     """The event by which `request` ends when nobody answered in time."""
     then = request.on_timeout or ev.OnTimeout()
-    outcome = ev.Outcome(do=then.do, action=then.action, payload=then.payload)
+    outcome = ev.Outcome(do=then.do, action=then.action, payload=then.payload, payload_ref=then.payload_ref)
     return ev.ExpiredData(request_id=request.id, revision=request.revision, cause="deadline", outcome=outcome)
 
 

@@ -1,5 +1,6 @@
 """Bytes to event and back: the one place that knows how an event lies in the log, and how large it may be."""
 
+import math
 from typing import Final
 
 import msgspec
@@ -7,7 +8,8 @@ import msgspec
 from perdure.core.event import FORMAT, TYPE_OF, AnyEvent, UserValue
 from perdure.errors import Malformed, TooLarge, UnsupportedVersion
 
-MAX_VALUE_BYTES: Final = 128 * 1024  # a single user value
+MAX_VALUE_BYTES: Final = 64 * 1024 * 1024  # a single user value, wherever it lies
+INLINE_VALUE_BYTES: Final = 128 * 1024  # a single user value inside an event; a larger one lies in a blob
 MAX_EVENT_BYTES: Final = 192 * 1024  # an encoded event; the stream refuses 256 KiB
 
 
@@ -37,10 +39,15 @@ _known: Final = frozenset(TYPE_OF.values())
 
 def encode(event: AnyEvent) -> bytes:
     """The event as it is stored. Raises TooLarge beyond MAX_EVENT_BYTES."""
-    body = _encoder.encode(event)
+    body = unbounded(event)
     if len(body) > MAX_EVENT_BYTES:
         raise TooLarge(f"event of {len(body)} bytes, at most {MAX_EVENT_BYTES}")
     return body
+
+
+def unbounded(value: object) -> bytes:
+    """An event, or what is in one, as JSON, however large: to see how large it is."""
+    return _encoder.encode(value)
 
 
 def decode(body: bytes) -> AnyEvent:
@@ -63,15 +70,31 @@ def decode(body: bytes) -> AnyEvent:
     return event
 
 
-def encode_value(value: object) -> bytes:
-    """A user value as JSON. Raises Malformed when it cannot be encoded, TooLarge beyond MAX_VALUE_BYTES."""
+def encode_value(value: object, most: int = MAX_VALUE_BYTES) -> bytes:
+    """A user value as JSON. Raises Malformed when it cannot be encoded, TooLarge beyond `most` bytes."""
     try:
         body = _encoder.encode(value)
+        finite = b"null" not in body or _finite(msgspec.to_builtins(value, enc_hook=_plain, str_keys=True))
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
         raise Malformed(f"{type(value).__name__} cannot be stored as JSON") from exc
-    if len(body) > MAX_VALUE_BYTES:
-        raise TooLarge(f"a value of {len(body)} bytes, at most {MAX_VALUE_BYTES}")
+    if not finite:  # it would be read back as null
+        raise Malformed("a float that is not finite cannot be stored as JSON")
+    if len(body) > most:
+        raise TooLarge(f"a value of {len(body)} bytes, at most {most}")
     return body
+
+
+def _finite(value: object) -> bool:
+    """Whether no float in the plain `value` is NaN or infinite: the encoder writes null for those."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(map(_finite, value.values()))
+        case list() | tuple():
+            return all(map(_finite, value))
+        case _:
+            return True
 
 
 def decode_value(body: bytes) -> UserValue:

@@ -2,13 +2,15 @@
 
 Names are the contract. A type may gain members with defaults; a member never changes its meaning, a name is never used
 again. What each member says is in `docs/reference/events.md`. Members without a value are absent, except user values
-(`input`, `result`, `payload`, `value`), where JSON's null is a value.
+(`input`, `result`, `payload`, `value`), where JSON's null is a value. A user value that is too large for its event lies
+in a blob, and the member `<name>_ref` stands in its place (`core.blob`); in memory the member itself is UNSET then, or
+None where its default is None.
 """
 
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from perdure.core.instant import Instant
 from perdure.ids import Digest, EventId, JobId, Principal, Queue, RequestId, RunnerId
@@ -40,6 +42,14 @@ class Part(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 # ------------------------------------------------------------------------------------------------ parts
+
+
+class BlobRef(Part, frozen=True, kw_only=True):
+    """Where a user value lies that is too large for its event: a blob of the job's tenant, by the hash of its bytes."""
+
+    sha256: Digest
+    size_bytes: int
+    media_type: str
 
 
 class FlowRef(Part, frozen=True, kw_only=True):
@@ -139,6 +149,7 @@ class OnTimeout(Part, frozen=True, kw_only=True):
     do: Literal["answer", "branch", "fail"] = "fail"
     action: str | None = None
     payload: UserValue = None
+    payload_ref: BlobRef | None = None
 
 
 class Request(Part, frozen=True, kw_only=True):
@@ -166,6 +177,7 @@ class Request(Part, frozen=True, kw_only=True):
     expires_at: Instant | None = None
     on_timeout: OnTimeout | None = None
     reasks: RequestId | None = None
+    proposal_ref: BlobRef | None = None
 
 
 class Via(Part, frozen=True, kw_only=True):
@@ -181,6 +193,7 @@ class Outcome(Part, frozen=True, kw_only=True):
     do: Literal["answer", "branch", "fail"]
     action: str | None = None
     payload: UserValue = None
+    payload_ref: BlobRef | None = None
 
 
 # ------------------------------------------------------------------------------------------------ data of the events
@@ -190,7 +203,7 @@ class SubmittedData(Part, frozen=True, kw_only=True):
     """`job.submitted`: everything that the job needs from outside, for ever."""
 
     flow: FlowRef
-    input: UserValue
+    input: UserValue = UNSET
     owner: Principal
     queue: Queue
     priority: Literal["low", "normal", "high"]
@@ -205,6 +218,7 @@ class SubmittedData(Part, frozen=True, kw_only=True):
     parent: Parent | None = None
     effect_root: JobId | None = None
     traceparent: str | None = None
+    input_ref: BlobRef | None = None
 
 
 class AttemptData(Part, frozen=True, kw_only=True):
@@ -238,13 +252,14 @@ class StepData(Part, frozen=True, kw_only=True):
 class StepCompletedData(StepData, frozen=True, kw_only=True):
     """`step.completed`. With `output` this result is the terminal output of that name."""
 
-    result: UserValue
+    result: UserValue = UNSET
     started_at: Instant
     duration_seconds: float
     args_digest: str | None = None
     component: str | None = None
     output: Named | None = None
     usage: Usage | None = None
+    result_ref: BlobRef | None = None
 
 
 class StepFailedData(StepData, frozen=True, kw_only=True):
@@ -273,9 +288,10 @@ class OutputData(Part, frozen=True, kw_only=True):
     name: str
     occurrence: int
     kind: Literal["text", "data", "table", "message"]
-    value: UserValue
+    value: UserValue = UNSET
     path: str = ""
     step: str | None = None
+    value_ref: BlobRef | None = None
 
 
 class MessageData(Part, frozen=True, kw_only=True):
@@ -298,6 +314,7 @@ class ProgressData(Part, frozen=True, kw_only=True):
     total: float | None = None
     text: str | None = None
     data: UserValue = None
+    data_ref: BlobRef | None = None
 
 
 class RequestedData(Part, frozen=True, kw_only=True):
@@ -320,11 +337,12 @@ class VotedData(Part, frozen=True, kw_only=True):
     request_id: RequestId
     revision: int
     action: str
-    payload: UserValue
+    payload: UserValue = UNSET
     payload_digest: str
     by: Principal
     via: Via
     comment: str | None = None
+    payload_ref: BlobRef | None = None
 
 
 class AnsweredData(Part, frozen=True, kw_only=True):
@@ -333,7 +351,7 @@ class AnsweredData(Part, frozen=True, kw_only=True):
     request_id: RequestId
     revision: int
     action: str
-    payload: UserValue
+    payload: UserValue = UNSET
     by: Principal
     via: Via
     proposal: UserValue = None
@@ -341,6 +359,8 @@ class AnsweredData(Part, frozen=True, kw_only=True):
     edited: bool = False
     comment: str | None = None
     votes: tuple[Vote, ...] = ()
+    payload_ref: BlobRef | None = None
+    proposal_ref: BlobRef | None = None
 
 
 class ExpiredData(Part, frozen=True, kw_only=True):
@@ -366,8 +386,9 @@ class SignalData(Part, frozen=True, kw_only=True):
 
     signal_id: str
     name: str
-    payload: UserValue
+    payload: UserValue = UNSET
     by: Principal
+    payload_ref: BlobRef | None = None
 
 
 class CancelData(Part, frozen=True, kw_only=True):
@@ -397,14 +418,16 @@ class ChildData(Part, frozen=True, kw_only=True):
     path: str = ""
     outputs: dict[str, UserValue] | None = None
     error: Failure | None = None
+    outputs_ref: dict[str, BlobRef] = {}
 
 
 class CompletedData(Part, frozen=True, kw_only=True):
-    """`job.completed`: outputs by name."""
+    """`job.completed`: outputs by name, each in `outputs` or in `outputs_ref`."""
 
     outputs: dict[str, UserValue]
     fingerprint: Digest
     usage: Usage | None = None
+    outputs_ref: dict[str, BlobRef] = {}
 
 
 class FailedData(Part, frozen=True, kw_only=True):

@@ -102,6 +102,7 @@ class JobState(Struct, frozen=True):
     cancel: ev.CancelData | None = None
     cancel_at: Instant | None = None
     outputs: dict[str, Any] = {}  # user values, by output name, as far as produced
+    outputs_ref: dict[str, ev.BlobRef] = {}  # those that are too large for an event; a name is in one of the two
     fired: frozenset[tuple[str, str | None, int | None]] = frozenset()  # keys of the timers that have fired
     progress: ev.ProgressData | None = None
     end: ev.CompletedData | ev.FailedData | ev.CancelledData | ev.TimedOutData | None = None
@@ -193,9 +194,9 @@ def _apply(now: JobState, event: AnyEvent, before: JobState) -> JobState:
         case ev.StepCompleted(data=data):
             if data.output is None:
                 return now
-            return replace(now, outputs={**before.outputs, data.output.name: data.result})
+            return _given_out(now, data.output.name, data.result, data.result_ref)
         case ev.Output(data=data):
-            return replace(now, outputs={**before.outputs, data.name: data.value})
+            return _given_out(now, data.name, data.value, data.value_ref)
         case ev.Progress(data=data):
             return replace(now, progress=data)
         case ev.InputRequested(data=data):
@@ -215,12 +216,20 @@ def _apply(now: JobState, event: AnyEvent, before: JobState) -> JobState:
                 return now
             return replace(now, cancel=data, cancel_at=event.at)
         case ev.JobCompleted() | ev.JobFailed() | ev.JobCancelled() | ev.JobTimedOut():
-            outputs = event.data.outputs if isinstance(event, ev.JobCompleted) else before.outputs
-            return replace(now, end=event.data, ended_at=event.at, outputs=outputs, asked={}, suspension=None)
+            if isinstance(event, ev.JobCompleted):
+                now = replace(now, outputs=event.data.outputs, outputs_ref=event.data.outputs_ref)
+            return replace(now, end=event.data, ended_at=event.at, asked={}, suspension=None)
         case ev.StepSkipped() | ev.Message() | ev.InputVoted():
             return now
         case _:
             assert_never(event)
+
+
+def _given_out(job: JobState, name: str, value: Any, ref: ev.BlobRef | None) -> JobState:
+    """Note an output under its name, in the place of an earlier one."""
+    outputs = {n: v for n, v in job.outputs.items() if n != name} if ref is not None else {**job.outputs, name: value}
+    refs = {n: r for n, r in job.outputs_ref.items() if n != name}
+    return replace(job, outputs=outputs, outputs_ref=refs if ref is None else {**refs, name: ref})
 
 
 def crashes_at_claim(job: JobState) -> int:
@@ -275,6 +284,7 @@ def _tombstone(event: AnyEvent) -> JobState:
         ended_at=event.at,
         end=event.data,
         outputs=event.data.outputs if isinstance(event, ev.JobCompleted) else {},
+        outputs_ref=event.data.outputs_ref if isinstance(event, ev.JobCompleted) else {},
         fingerprint=event.data.fingerprint,
     )
 

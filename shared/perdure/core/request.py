@@ -5,14 +5,15 @@ caller answer it (403), is it settled or late (200, 409, 410), was it answered a
 answer fit (422). Before all of them have passed nothing of an answer is appended and nobody is woken.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
+from perdure.core import blob, schema
 from perdure.core import event as ev
-from perdure.core import schema
 from perdure.core.alarm import due, expiry
 from perdure.core.codec import canonical
 from perdure.core.instant import Instant
@@ -20,7 +21,7 @@ from perdure.core.jcs import jcs
 from perdure.core.machine import JobState, Settled
 from perdure.core.schema import pointer
 from perdure.errors import Conflict, Expired, Fault, Forbidden, Invalid, NotFound
-from perdure.ids import Principal, RequestId
+from perdure.ids import Digest, Principal, RequestId
 
 COMMENT: Final = "comment"
 
@@ -53,6 +54,23 @@ def asked_in(log: Iterable[ev.AnyEvent], request: RequestId) -> ev.Request | Non
     return found
 
 
+def values_of(job: JobState, asked: ev.Request) -> tuple[Digest, ...]:
+    """The blobs that `with_values` needs to judge an answer to `asked`."""
+    settled = job.settled.get(asked.id)
+    found = blob.refs(ev.RequestedData(request=asked))
+    return found if settled is None else (*found, *blob.refs(settled.data))
+
+
+def with_values(job: JobState, asked: ev.Request, blobs: Mapping[Digest, bytes]) -> tuple[JobState, ev.Request]:
+    """`job` and `asked` with what lies in blobs, as far as an answer to `asked` is judged by it."""
+    whole = blob.resolved(ev.RequestedData(request=asked), blobs).request
+    settled = job.settled.get(asked.id)
+    if settled is None:
+        return job, whole
+    settled = replace(settled, request=whole, data=blob.resolved(settled.data, blobs))
+    return replace(job, settled={**job.settled, asked.id: settled}), whole
+
+
 def decided_by_time(job: JobState, request: RequestId, now: Instant) -> ev.AnyData | None:
     """What time has decided about `request` by `now` and the log does not say yet: its own expiry, or the job's end."""
     data = due(job, now)
@@ -69,7 +87,8 @@ def settle(
 ) -> ev.AnsweredData | Settled:
     """The event by which `answer` settles the request, or how it is settled already when this is the same answer again.
 
-    `asked` is `asked_in` the log of `job`. Call `decided_by_time` first. Raises NotFound, Forbidden (`not-assignee`),
+    `asked` is `asked_in` the log of `job`; both with the values that lie in blobs (`with_values`). Call
+    `decided_by_time` first. Raises NotFound, Forbidden (`not-assignee`),
     Conflict (`already-answered`, `request-withdrawn`, `proposal-changed`), Expired (`request-expired`) and Invalid
     (`invalid-answer`, pointers into the body), in the order of the contract.
     """
@@ -79,9 +98,9 @@ def settle(
         raise Forbidden("this request is addressed to somebody else", "not-assignee")
     if (settled := job.settled.get(asked.id)) is not None:
         return _again(settled, answer)
-    request = job.asked.get(asked.id)
-    if request is None:
+    if asked.id not in job.asked:
         raise Conflict("request-withdrawn", "the job has ended", {"job_status": job.status})
+    request = asked
     _seen(request, answer)
     found = _faults(request, answer)
     if found:

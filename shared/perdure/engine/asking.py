@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from msgspec import UNSET, Struct
 
 from perdure.core import event as ev
-from perdure.core.codec import encode_value
+from perdure.core.codec import INLINE_VALUE_BYTES, encode_value
 from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant, later
 from perdure.core.journal import Entry
@@ -91,9 +91,9 @@ def asking(
     if expires_in is not None and (seconds := _seconds(expires_in)) < 0:
         raise Malformed(f"expires_in is {seconds:g} s")
     shown = None if proposal is UNSET else plain(proposal)
-    encode_value(
-        [title, message, shown, proposal_schema, response_schema, defaults, on_timeout]
-    )  # bounds them together
+    # What cannot leave the event is bounded together; the proposal and the answer of a time-out may become blobs.
+    encode_value([title, message, proposal_schema, response_schema, defaults], INLINE_VALUE_BYTES)
+    encode_value(on_timeout)
     return Asking(
         kind=kind,
         title=title,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
-from perdure.core.event import AnyData, AnyEvent, SubmittedData, UserValue
+from perdure.core.event import AnyData, AnyEvent, JobSubmitted, SubmittedData, UserValue
 from perdure.core.journal import Journal
 from perdure.core.key import Key
 from perdure.core.machine import JobState, may_follow
@@ -23,11 +23,11 @@ class Bench:
     """Built inside the loop that runs the pass."""
 
     def __init__(self, port: Port, threads: Executor) -> None:
-        submitted = port.job.submitted
-        if submitted is None:
+        first = port.log[0] if port.log else None
+        if not isinstance(first, JobSubmitted):
             raise BrokenLog(f"job {port.ref.job} has nothing to run: it was never submitted")
         self.port = port
-        self.submitted: SubmittedData = submitted
+        self.submitted: SubmittedData = first.data  # of the log, where the input is, be it a blob; the fold has the ref
         self.threads = threads
         self.journal = Journal(port.log)
         self.branches = Branches()

@@ -6,19 +6,17 @@ from typing import Any, Final
 from perdure.core import event as ev
 from perdure.core import journal
 from perdure.core.alarm import grace_end
-from perdure.core.codec import MAX_EVENT_BYTES, canonical
 from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant, later
 from perdure.core.machine import JobState
 from perdure.engine.calls import Call
 from perdure.engine.failure import job_failure, value_failure
 from perdure.engine.values import plain
-from perdure.errors import CodeChanged, Malformed, TooLarge
+from perdure.errors import CodeChanged, Malformed
 from perdure.ids import Digest
 
 MAX_WAITING: Final = 200
 RESULT: Final = "result"  # the output that a returned value is, where the workflow named none
-_ENVELOPE_BYTES: Final = 1024
 
 
 def terminal(
@@ -34,13 +32,13 @@ def terminal(
         return ev.FailedData(error=job_failure(error), failures=job.failures, fingerprint=fingerprint)
     outputs = dict(job.outputs)
     try:
-        if value is not None and not outputs:
+        if value is not None and not outputs and not job.outputs_ref:
             outputs[RESULT] = plain(value)
-        if (size := len(canonical(outputs))) > MAX_EVENT_BYTES - _ENVELOPE_BYTES:
-            raise TooLarge(f"the job's outputs are {size} bytes together, at most {MAX_EVENT_BYTES - _ENVELOPE_BYTES}")
     except Malformed as exc:
         return ev.FailedData(error=value_failure(exc), failures=job.failures, fingerprint=fingerprint)
-    return ev.CompletedData(outputs=outputs, fingerprint=fingerprint, usage=journal.usage(log))
+    return ev.CompletedData(
+        outputs=outputs, outputs_ref=job.outputs_ref, fingerprint=fingerprint, usage=journal.usage(log)
+    )
 
 
 def asleep(calls: Iterable[Call]) -> ev.SuspendedData:

@@ -5,9 +5,9 @@ from msgspec import Struct
 from perdure import probe
 from perdure.core import event as ev
 from perdure.core.machine import JobState, Settled
-from perdure.core.request import Answer, asked_in, decided_by_time, settle
-from perdure.errors import Malformed, NotFound, OutcomeUnknown
-from perdure.ids import JobRef, Principal, RequestId, Tenant, parse_request_id
+from perdure.core.request import Answer, asked_in, decided_by_time, settle, values_of, with_values
+from perdure.errors import BrokenLog, Malformed, NotFound, OutcomeUnknown
+from perdure.ids import Digest, JobRef, Principal, RequestId, Tenant, parse_request_id
 from perdure.jobs.desk import BUDGET_SECONDS, Desk, ring
 from perdure.jobs.joblog import JobLog
 
@@ -39,27 +39,46 @@ async def answer(desk: Desk, tenant: Tenant, request_id: str, by: Principal, sai
     log = await JobLog.load(desk.eventlog, ref, desk.clock)
     probe.hit("answer.after_auth")
     await _write_what_time_decided(desk, log, request)
-    settled: Settled | None = None
+    values: dict[Digest, bytes] = {}
 
     def decide(job: JobState) -> ev.AnyData | None:
-        nonlocal settled
-        verdict = settle(job, asked_in(log.events, request), by, via, said)
-        if isinstance(verdict, Settled):
-            settled = verdict
-            return None
-        return verdict
+        asked = asked_in(log.events, request)
+        if asked is not None:
+            if lacking := [digest for digest in values_of(job, asked) if digest not in values]:
+                raise _Lacking(lacking)
+            job, asked = with_values(job, asked, values)
+        verdict = settle(job, asked, by, via, said)
+        return None if isinstance(verdict, Settled) else verdict
 
     probe.hit("answer.before_append")
-    try:
-        stored = await log.append(decide, budget_seconds=BUDGET_SECONDS)
-    except OutcomeUnknown as exc:
-        raise OutcomeUnknown(str(exc), job_id) from exc
+    stored, asking = None, True
+    while asking:
+        try:
+            stored, asking = await log.append(decide, budget_seconds=BUDGET_SECONDS), False
+        except OutcomeUnknown as exc:
+            raise OutcomeUnknown(str(exc), job_id) from exc
+        except _Lacking as exc:
+            for digest in exc.digests:
+                values[digest] = await _value(desk, ref, digest)
     probe.hit("answer.after_append")
     if stored is not None:
         await ring(desk, ref, log.state)
     probe.hit("answer.after_ring")
-    settled = log.state.settled[request] if settled is None else settled
+    settled = log.state.settled[request]
     return Answered(settled.request, settled, log.state, replayed=stored is None)
+
+
+class _Lacking(Exception):  # no error: blobs to read before the answer can be judged
+    def __init__(self, digests: list[Digest]) -> None:
+        super().__init__()
+        self.digests = digests
+
+
+async def _value(desk: Desk, ref: JobRef, digest: Digest) -> bytes:
+    try:
+        return await desk.eventlog.blobs.get(ref.tenant, digest)
+    except (NotFound, Malformed) as exc:
+        raise BrokenLog(f"job {ref.job}: {exc}") from exc
 
 
 async def _write_what_time_decided(desk: Desk, log: JobLog, request: RequestId) -> None:

@@ -7,15 +7,20 @@ event keeps its id however often the append is tried; its `seq`, `status` and `a
     append ── accepted ──► stored
        └─ refused, or no answer ── read every event after the expected one from the leader ── core.fence.judge:
              none: the same bytes again · mine: stored · fenced: Interrupted · news: fold, decide again
+
+Values that are too large for their event are put as blobs before the append (`core.blob`): a crash in between leaves a
+blob that nothing names, never an event that names nothing. `entries` and `state` hold references; who needs the values
+themselves asks for `resolved`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Self
 
 from perdure import probe
 from perdure.bus.eventlog import EventLog, Stored
 from perdure.clock import Clock
-from perdure.core import codec
+from perdure.core import blob, codec
+from perdure.core.codec import INLINE_VALUE_BYTES
 from perdure.core.event import AnyData, AnyEvent
 from perdure.core.fence import Verdict, judge
 from perdure.core.machine import EMPTY, JobState, apply, may_follow, stamp
@@ -37,8 +42,11 @@ class JobLog:
         self.entries: list[Stored] = []
         self.state: JobState = EMPTY
         self.tail = StreamSeq(0)
+        self._size_bytes = 0
         self._eventlog = eventlog
         self._clock = clock
+        self._resolved: list[AnyEvent] = []
+        self._whole: dict[EventId, AnyEvent] = {}  # own events with blobs, as they were before those left
         self._take(entries)
 
     @classmethod
@@ -53,6 +61,28 @@ class JobLog:
     def events(self) -> Sequence[AnyEvent]:
         """The events alone, by `seq`."""
         return [stored.event for stored in self.entries]
+
+    @property
+    def size_bytes(self) -> int:
+        """How much the log takes, without its blobs."""
+        return self._size_bytes
+
+    async def resolve(self) -> list[AnyEvent]:
+        """The events with all their values, by `seq`: one list that grows with each call. What a reader is given who
+        runs the job.
+
+        Raises NotFound or Malformed when a blob is missing or damaged (the list ends before the first such event),
+        Unavailable.
+        """
+        for stored in self.entries[len(self._resolved) :]:
+            event, found = stored.event, dict[Digest, bytes]()
+            whole = self._whole.pop(event.id, None)
+            if whole is None:
+                for digest in blob.refs(event.data):
+                    found[digest] = await self._eventlog.blobs.get(self.ref.tenant, digest)
+                whole = blob.resolve(event, found)
+            self._resolved.append(whole)
+        return self._resolved
 
     async def refresh(self) -> int:
         """Read what others have appended since, fold it, and return how many events that were. Raises Unavailable."""
@@ -75,16 +105,35 @@ class JobLog:
         event may be stored, Unavailable (StreamFull) when it is over and it is not; TooLarge.
         """
         event_id, deadline = new_event_id(), self._clock.monotonic() + budget_seconds
+        put: set[Digest] = set()
         while True:
             if attempt is not None and self.state.attempt_id != attempt:
                 raise Interrupted(f"job {self.ref.job}: another attempt has taken over")
             data = decide(self.state)
             if data is None or not may_follow(self.state, data):
                 return None
-            event = stamp(self.state, event_id, self._clock.broker_now(), data, refs)
+            whole = event = self._stamped(event_id, data, refs)
+            if (size := len(codec.unbounded(event))) > INLINE_VALUE_BYTES:
+                left = blob.offload(data, size)
+                event = self._stamped(event_id, left.data, refs)
+                codec.encode(event)  # what does not fit even so leaves nothing behind
+                await self._put(left.blobs, put)
             stored = await self._settle(event, attempt, deadline)
             if stored is not None:
+                if whole is not event and stored.event.id == event_id:
+                    self._whole[event_id] = whole
                 return stored
+
+    def _stamped(self, event_id: EventId, data: AnyData, refs: Iterable[Digest]) -> AnyEvent:
+        reachable = dict.fromkeys((*refs, *blob.refs(data)))
+        return stamp(self.state, event_id, self._clock.broker_now(), data, reachable)
+
+    async def _put(self, blobs: Mapping[Digest, bytes], already: set[Digest]) -> None:
+        """Store blobs that this append has not stored yet. Raises Unavailable, StreamFull."""
+        for digest, body in blobs.items():
+            if digest not in already:
+                already.add(await self._eventlog.blobs.put(self.ref.tenant, body))
+                probe.hit("blob.after_put")
 
     async def _settle(self, event: AnyEvent, attempt: EventId | None, deadline: float) -> Stored | None:
         """Send `event` until its fate is known: the stored entry, or None when news was folded instead."""
@@ -130,4 +179,5 @@ class JobLog:
         for stored in entries:
             self.state = apply(self.state, stored.event)
             self.entries.append(stored)
+            self._size_bytes += len(stored.body)
             self.tail = stored.at

@@ -11,7 +11,7 @@ from perdure import probe
 from perdure.core import event as ev
 from perdure.core.event import Parent
 from perdure.core.machine import JobState
-from perdure.errors import OutcomeUnknown, TooLarge, Unavailable
+from perdure.errors import OutcomeUnknown, Unavailable
 from perdure.ids import JobRef
 from perdure.jobs.desk import BUDGET_SECONDS, Desk, ring
 from perdure.jobs.joblog import JobLog
@@ -33,16 +33,12 @@ async def tell_parent(desk: Desk, ref: JobRef, child: JobState, parent: Parent |
     told = JobRef(ref.tenant, parent.job_id)
     parents_log = await JobLog.load(desk.eventlog, told, desk.clock)
 
-    def decide(data: ev.ChildData, job: JobState) -> ev.ChildData | None:
+    data = ended(ref, child, parent)
+
+    def decide(job: JobState) -> ev.ChildData | None:
         return None if job.terminal or not job.exists or _knows(parents_log, ref) else data
 
-    data = ended(ref, child, parent)
-    try:
-        stored = await parents_log.append(lambda job: decide(data, job), budget_seconds=BUDGET_SECONDS)
-    except TooLarge as exc:
-        log.warning("a child's outputs are too large for its parent's log", job_id=ref.job, parent=parent.job_id)
-        short = ended(ref, child, parent, too_large=str(exc))
-        stored = await parents_log.append(lambda job: decide(short, job), budget_seconds=BUDGET_SECONDS)
+    stored = await parents_log.append(decide, budget_seconds=BUDGET_SECONDS)
     probe.hit("child.after_parent_append")
     if stored is not None or await _left_unrung(desk, told, parents_log.state):
         await ring(desk, told, parents_log.state)
@@ -64,21 +60,19 @@ async def try_to_tell_parent(desk: Desk, ref: JobRef, child: JobState) -> None:
         log.warning("parent not told", tenant=ref.tenant, job_id=ref.job, error=str(exc))
 
 
-def ended(ref: JobRef, child: JobState, parent: Parent, *, too_large: str | None = None) -> ev.ChildData:
+def ended(ref: JobRef, child: JobState, parent: Parent) -> ev.ChildData:
     """What a parent reads of its ended child: how it ended, with which outputs or why not."""
     assert child.status is not None, "a job that has ended was submitted"
-    outputs, error = None, None
+    outputs, refs, error = None, dict[str, ev.BlobRef](), None
     match child.end:
-        case ev.CompletedData(outputs=made):
-            outputs = made
+        case ev.CompletedData():
+            outputs, refs = child.end.outputs, child.end.outputs_ref
         case ev.FailedData(error=failure):
             error = failure
         case ev.CancelledData(reason=reason):
             error = ev.Failure(code="cancelled", message=reason or "cancelled", retryable=False)
         case _:
             error = ev.Failure(code="deadline", message="the job's deadline passed", retryable=False)
-    if too_large is not None:
-        outputs, error = None, ev.Failure(code="too_large", message=too_large, retryable=False)
     return ev.ChildData(
         step=parent.step,
         occurrence=parent.occurrence,
@@ -86,6 +80,7 @@ def ended(ref: JobRef, child: JobState, parent: Parent, *, too_large: str | None
         job_id=ref.job,
         status=child.status,
         outputs=outputs,
+        outputs_ref=refs,
         error=error,
     )
 

@@ -10,18 +10,32 @@
 die in. Events are stored as bytes, so what does not survive the log does not survive here either.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal
 
+from msgspec import Struct
+
 from perdure.clock import Chance
-from perdure.core import claim, codec
+from perdure.core import blob, claim, codec
 from perdure.core import event as ev
-from perdure.core.event import TERMINAL, AnyData, AnyEvent
+from perdure.core.event import TERMINAL, AnyData, AnyEvent, Status
 from perdure.core.instant import Instant, later
+from perdure.core.key import Key
 from perdure.core.machine import EMPTY, JobState, apply, fold, stamp
 from perdure.engine.attempt import Pass
 from perdure.engine.workflow import Workflow
-from perdure.ids import Digest, EventId, JobId, JobRef, Principal, Queue, RequestId, RunnerId, Tenant
+from perdure.ids import (
+    Digest,
+    EventId,
+    JobId,
+    JobRef,
+    Principal,
+    Queue,
+    RequestId,
+    RunnerId,
+    Tenant,
+    child_job_id,
+)
 from perdure.testing.clock import FakeClock, FixedChance
 from perdure.testing.port import Crash, MemoryPort
 
@@ -30,6 +44,16 @@ OWNER: Final = Principal("user:ann")
 RUNNER: Final = RunnerId("01990000-0000-7000-8000-0000000000aa")
 FINGERPRINT: Final = Digest("f" * 64)
 MAX_PASSES: Final = 200
+
+
+class MemoryChild(Struct, frozen=True, kw_only=True):
+    """A job that a call of another has started. `options` are those that were given."""
+
+    key: Key
+    flow: str
+    given: Any  # any JSON
+    detached: bool
+    options: dict[str, Any]
 
 
 class MemoryJob:
@@ -51,8 +75,13 @@ class MemoryJob:
         self.clock = clock or FakeClock()
         self.chance: Chance = chance or FixedChance()
         self.log: list[AnyEvent] = []
+        self.whole: list[AnyEvent] = []  # the log with the values that lie in blobs: what a pass reads
+        self.blobs: dict[Digest, bytes] = {}
         self.state: JobState = EMPTY
         self.deltas: list[tuple[str, dict[str, Any]]] = []
+        self.children: dict[JobId, MemoryChild] = {}
+        self.submitting: Callable[[Key, Literal["before", "after"]], None] = lambda key, when: None
+        """Called before and after a child is submitted; may raise what a gateway would, or die."""
         self._news: list[Callable[[], None]] = []
         self.append(
             ev.SubmittedData(
@@ -72,14 +101,25 @@ class MemoryJob:
 
     def append(self, data: AnyData) -> AnyEvent:
         """Append as somebody else, behind whatever is there. Raises BrokenLog when it cannot follow."""
-        event = stamp(self.state, EventId(f"{self.state.seq + 1:08x}-0000-7000-8000-000000000000"), self._now(), data)
-        return self.store(event)
+        return self.store(self.stamped(data))
+
+    def stamped(self, data: AnyData, refs: Iterable[Digest] = ()) -> AnyEvent:
+        """The next event with `data`, its large values put as blobs. Raises BrokenLog, TooLarge."""
+        event_id = EventId(f"{self.state.seq + 1:08x}-0000-7000-8000-000000000000")
+        event = stamp(self.state, event_id, self._now(), data, (*refs, *blob.refs(data)))
+        if (size := len(codec.unbounded(event))) > codec.INLINE_VALUE_BYTES:
+            left = blob.offload(data, size)
+            event = stamp(self.state, event_id, self._now(), left.data, (*refs, *blob.refs(left.data)))
+            codec.encode(event)
+            self.blobs |= left.blobs
+        return event
 
     def store(self, event: AnyEvent) -> AnyEvent:
         """Put the event behind the log, as bytes would. Raises TooLarge."""
         stored = codec.decode(codec.encode(event))
         self.state = apply(self.state, stored)
         self.log.append(stored)
+        self.whole.append(blob.resolve(stored, self.blobs))
         self.clock.advance(0.001)
         news, self._news = self._news, []
         for tell in news:
@@ -92,6 +132,8 @@ class MemoryJob:
         other.ref, other.chance = self.ref, self.chance
         other.clock = FakeClock(self.log[seq - 1].at)
         other.log, other.deltas, other._news = list(self.log[:seq]), [], []
+        other.whole, other.blobs = list(self.whole[:seq]), dict(self.blobs)
+        other.children, other.submitting = dict(self.children), lambda key, when: None
         other.state = fold(other.log)
         return other
 
@@ -104,8 +146,9 @@ class MemoryJob:
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """The outputs so far."""
-        return self.state.outputs
+        """The outputs so far, with the values that lie in blobs."""
+        refs = self.state.outputs_ref
+        return self.state.outputs | {n: codec.decode_value(self.blobs[ref.sha256]) for n, ref in refs.items()}
 
     def events(self, kind: type[AnyEvent]) -> list[Any]:
         """The data of all events of one type."""
@@ -137,6 +180,7 @@ class MemoryJob:
                 by=Principal("user:bob"),
                 via=ev.Via(channel="api"),
                 proposal=asked.proposal if proposal is None else proposal,
+                proposal_ref=asked.proposal_ref if proposal is None else None,
                 proposal_digest=asked.proposal_digest,
                 edited=proposal is not None,
                 comment=comment,
@@ -155,6 +199,38 @@ class MemoryJob:
     def cancel(self, grace_seconds: float = 30.0) -> AnyEvent:
         """Ask a running job to end."""
         return self.append(ev.CancelData(by=OWNER, grace_seconds=grace_seconds))
+
+    def submit_child(self, key: Key, flow: str, given: Any, detached: bool, options: dict[str, Any]) -> JobId:
+        """Start the job that the call `key` is about, unless it was before. Its id."""
+        child = child_job_id(self.ref.job, *key)
+        made = MemoryChild(key=key, flow=flow, given=given, detached=detached, options=options)
+        self.children.setdefault(child, made)
+        return child
+
+    def end_child(
+        self,
+        name: str,
+        outputs: dict[str, Any] | None = None,
+        *,
+        path: str = "",
+        occurrence: int = 1,
+        status: Status = Status.COMPLETED,
+        error: ev.Failure | None = None,
+    ) -> AnyEvent:
+        """Tell this job that the child of that call has ended."""
+        child = child_job_id(self.ref.job, path, name, occurrence)
+        assert not self.children[child].detached, "nobody is told of a detached child's end"
+        return self.append(
+            ev.ChildData(
+                step=name,
+                occurrence=occurrence,
+                job_id=child,
+                status=status,
+                path=path,
+                outputs=outputs,
+                error=error,
+            )
+        )
 
     # ------------------------------------------------------------------------------------------ runners
 

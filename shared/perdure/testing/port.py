@@ -8,10 +8,11 @@ from perdure.clock import Chance
 from perdure.core import codec
 from perdure.core.event import AnyData, AnyEvent
 from perdure.core.instant import Instant, seconds_between
-from perdure.core.machine import JobState, stamp
+from perdure.core.key import Key
+from perdure.core.machine import JobState
 from perdure.engine.port import Decide
 from perdure.errors import Interrupted
-from perdure.ids import Digest, EventId, JobRef
+from perdure.ids import Digest, EventId, JobId, JobRef
 from perdure.probe import SimulatedCrash
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class MemoryPort:
 
     @property
     def log(self) -> Sequence[AnyEvent]:
-        return self._job.log
+        return self._job.whole
 
     @property
     def job(self) -> JobState:
@@ -67,7 +68,7 @@ class MemoryPort:
                 self.before_append(data)
                 if job.seq == self.job.seq:
                     break  # nobody was faster
-            event = stamp(job, EventId(f"{job.seq + 1:08x}-0000-7000-8000-000000000000"), self.now(), data, refs)
+            event = self._job.stamped(data, refs)
             if self._at_seq == event.seq and self._crash == "interrupt":
                 self.interrupted = True
                 self._believe()
@@ -101,6 +102,29 @@ class MemoryPort:
             self._job.on_news(tell)
             self._job.clock.on_move(tell)
             await moved
+
+    async def submit_child(
+        self,
+        key: Key,
+        flow: str,
+        given: Any,
+        *,
+        detached: bool = False,
+        queue: str | None = None,
+        priority: Literal["low", "normal", "high"] | None = None,
+        deadline_seconds: float | None = None,
+        max_failures: int | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> JobId:
+        self._believe()
+        self._job.submitting(key, "before")
+        await asyncio.sleep(0)
+        options = {"queue": queue, "priority": priority, "deadline_seconds": deadline_seconds}
+        options |= {"max_failures": max_failures, "tags": tags}
+        child = self._job.submit_child(key, flow, given, detached, {k: v for k, v in options.items() if v is not None})
+        self._job.submitting(key, "after")
+        self._believe()
+        return child
 
     def delta(self, kind: str, data: dict[str, Any]) -> None:
         self._job.deltas.append((kind, data))

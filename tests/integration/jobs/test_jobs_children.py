@@ -175,14 +175,13 @@ async def test_a_tombstone_still_tells_when_the_caller_names_the_parent(family: 
     assert [t.outputs for t in await family.told()] == [{"text": "done"}]
 
 
-async def test_outputs_that_do_not_fit_the_parents_log_are_said_to_be_too_large(family: Family) -> None:
+async def test_outputs_that_are_too_large_for_an_event_reach_the_parent_by_reference(family: Family) -> None:
     child = await family.start("s" * 9_000)
-    await child.complete(text="x" * 190_000)
+    await child.complete(text="x" * 190_000, short="y")
     assert await tell_parent(family.desk, child.ref, child.log.state)
     [told] = await family.told()
-    assert (told.status, told.outputs) == (Status.COMPLETED, None)
-    assert told.error is not None
-    assert told.error.code == "too_large"
+    assert (told.status, told.outputs) == (Status.COMPLETED, {"short": "y"})
+    assert told.outputs_ref["text"].size_bytes == 190_002
 
 
 @pytest.mark.parametrize("point", ["child.after_end", "child.after_parent_append"])

@@ -1,14 +1,23 @@
 """Bytes and events: limits, versions, and what is no event."""
 
 import json
+import math
 
 import pytest
+from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.core import codec
 from perdure.core import event as ev
 from perdure.errors import Malformed, TooLarge, UnsupportedVersion
 from perdure.testing.factory import Story
+
+
+class Point(Struct):
+    """A record of an author's."""
+
+    x: float
+    note: None = None
 
 
 def submitted() -> bytes:
@@ -66,9 +75,23 @@ def test_a_value_comes_back_as_json_says_it() -> None:
 
 
 def test_a_value_beyond_its_bound_is_refused_and_one_at_it_is_not() -> None:
-    assert len(codec.encode_value("x" * (128 * 1024 - 2))) == 128 * 1024
+    most = 64 * 1024 * 1024
+    assert len(codec.encode_value("x" * (most - 2))) == most
     with pytest.raises(TooLarge):
-        codec.encode_value("x" * (128 * 1024 - 1))
+        codec.encode_value("x" * (most - 1))
+    with pytest.raises(TooLarge):
+        codec.encode_value("xx", 3)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, {"a": [1, (2.0, {"b": math.inf})]}, Point(math.nan)], ids=repr)
+def test_a_float_that_json_cannot_hold_is_refused_and_not_stored_as_null(value: object) -> None:
+    with pytest.raises(Malformed, match="finite"):
+        codec.encode_value(value)
+
+
+@pytest.mark.parametrize("value", [None, {"a": None, "b": 1.5}, "null", [[None], 2.0], Point(0.5)], ids=repr)
+def test_nulls_beside_finite_floats_are_stored(value: object) -> None:
+    assert codec.encode_value(value)
 
 
 @pytest.mark.parametrize("value", [{1j: 1}, "\ud800", 1j, [[1j]]], ids=repr)

@@ -4,14 +4,15 @@ Each sample gives every member of its type a value, so a renamed or dropped memb
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from msgspec import Struct
-from msgspec.structs import fields
+from msgspec import UNSET, Struct
+from msgspec.structs import fields, replace
 
-from perdure.core import codec
+from perdure.core import blob, codec
 from perdure.core import event as ev
 from perdure.core.event import EVENT_OF, FORMAT, AnyData, AnyEvent, Status
 from perdure.core.instant import Instant
@@ -19,6 +20,7 @@ from perdure.errors import Malformed
 from perdure.ids import Digest, EventId, JobId, Principal, Queue, RequestId, RunnerId
 
 GOLDEN: Final = Path(__file__).resolve().parents[2] / "golden" / "events"
+REFERENCES: Final = GOLDEN.with_name("events-with-blobs")
 JOB = JobId("01990000-0000-7000-8000-000000000001")
 CHILD = JobId("01990000-0000-7000-8000-000000000002")
 REQUEST = RequestId(f"{JOB}_3")
@@ -160,11 +162,37 @@ SAMPLES: Final[dict[str, AnyData]] = {
     "job.cancelled": ev.CancelledData(fingerprint=PRINT, by=BOB, reason="stop"),
     "job.timed_out": ev.TimedOutData(deadline_at=LATER, fingerprint=PRINT),
 }
+REF: Final = ev.BlobRef(sha256=Digest("b" * 64), size_bytes=200_000, media_type="application/json")
+# The same with their users' values in blobs.
+REFERRING: Final[dict[str, AnyData]] = {
+    "job.submitted": replace(SAMPLES["job.submitted"], input=UNSET, input_ref=REF),
+    "step.completed": replace(SAMPLES["step.completed"], result=UNSET, result_ref=REF),
+    "output": replace(SAMPLES["output"], value=UNSET, value_ref=REF),
+    "progress": replace(SAMPLES["progress"], data=None, data_ref=REF),
+    "input.requested": ev.RequestedData(
+        request=replace(
+            SAMPLES["input.requested"].request,  # type: ignore[union-attr]  # this sample has one
+            proposal=None,
+            proposal_ref=REF,
+            on_timeout=ev.OnTimeout(do="answer", action="reject", payload_ref=REF),
+        )
+    ),
+    "input.voted": replace(SAMPLES["input.voted"], payload=UNSET, payload_ref=REF),
+    "input.answered": replace(
+        SAMPLES["input.answered"], payload=UNSET, payload_ref=REF, proposal=None, proposal_ref=REF
+    ),
+    "input.expired": replace(
+        SAMPLES["input.expired"], outcome=ev.Outcome(do="answer", action="reject", payload_ref=REF)
+    ),
+    "signal.received": replace(SAMPLES["signal.received"], payload=UNSET, payload_ref=REF),
+    "child.ended": replace(SAMPLES["child.ended"], outputs={"short": None}, outputs_ref={"report": REF}),
+    "job.completed": replace(SAMPLES["job.completed"], outputs={"short": None}, outputs_ref={"post": REF}),
+}
 
 
-def event(type_: str) -> AnyEvent:
+def event(type_: str, samples: Mapping[str, AnyData] = SAMPLES) -> AnyEvent:
     """The sample of a type, in an envelope that does not care what may follow what."""
-    data = SAMPLES[type_]
+    data = samples[type_]
     return EVENT_OF[type(data)](
         v=1,
         id=EventId("01990000-0000-7000-8000-00000000e001"),
@@ -202,6 +230,18 @@ def test_golden_bytes_are_decoded_to_their_event(type_: str) -> None:
     assert strict((GOLDEN / f"{type_}.json").read_bytes()) == event(type_)
 
 
+@pytest.mark.parametrize("type_", REFERRING)
+def test_an_event_whose_values_lie_in_blobs_has_golden_bytes_too(type_: str) -> None:
+    golden = (REFERENCES / f"{type_}.json").read_bytes()
+    assert codec.encode(event(type_, REFERRING)) + b"\n" == golden
+    assert strict(golden) == event(type_, REFERRING)
+
+
+def test_every_type_that_may_refer_to_blobs_has_such_a_golden_file() -> None:
+    assert {f.name for f in REFERENCES.iterdir()} == {f"{t}.json" for t in REFERRING}
+    assert {EVENT_OF[type(d)] for d in REFERRING.values()} == {EVENT_OF[t] for t in (*blob.VALUES, *blob.NAMED)}
+
+
 def places(tree: Any, found: list[dict[str, Any]], depth: int = 0) -> list[dict[str, Any]]:
     """Every object of an event, users' own apart, in which a later release may add a member."""
     if isinstance(tree, dict):
@@ -237,6 +277,8 @@ def unset(value: object, path: str = "") -> list[str]:
     found = []
     for field in fields(value):
         member = getattr(value, field.name)
+        if field.name.endswith("_ref"):  # stands for a value that is here: see REFERRING
+            continue
         if not field.required and member == field.default:
             found.append(f"{path}.{field.name}")
         found += unset(member, f"{path}.{field.name}")

@@ -1,5 +1,6 @@
 """Requests: what is recorded when the code asks, what it gets when the request is settled, by whomever."""
 
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -199,7 +200,8 @@ async def test_a_restated_request_is_still_the_same_call() -> None:
         {"on_timeout": OnTimeout(do="answer", action="other")},
         {"expires_in": -1},
         {"proposal": object()},
-        {"proposal": "x" * 200_000},
+        {"message": "x" * 200_000},
+        {"proposal": math.nan},
     ],
     ids=str,
 )

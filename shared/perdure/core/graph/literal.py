@@ -106,9 +106,9 @@ def _number(port: InputPort, value: UserValue, at: str, faults: Faults) -> None:
 
 def _json(value: UserValue, at: str, faults: Faults) -> None:
     try:
-        codec.encode_value(value)
+        codec.encode_value(value, codec.INLINE_VALUE_BYTES)
     except TooLarge:
-        faults.add(at, "too-large", f"must take at most {codec.MAX_VALUE_BYTES} bytes as JSON")
+        faults.add(at, "too-large", f"must take at most {codec.INLINE_VALUE_BYTES} bytes as JSON")
     except Malformed:
         faults.add(at, "wrong-type", "must be JSON")
 
