@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from perdure.engine.workflow import Workflow, workflow
     from perdure.errors import (
         Cancelled,
+        ChildFailed,
         Closed,
         ConcurrencyError,
         PerdureError,
@@ -35,6 +36,7 @@ _HOME = {
     "Answer": "engine.asking",
     "Assignees": "core.event",
     "Cancelled": "errors",
+    "ChildFailed": "errors",
     "Closed": "errors",
     "Component": "engine.components.contract",
     "ComponentContext": "engine.components.contract",
@@ -64,6 +66,7 @@ __all__ = [
     "Answer",
     "Assignees",
     "Cancelled",
+    "ChildFailed",
     "Closed",
     "Component",
     "ComponentContext",

@@ -162,6 +162,15 @@ class StepFailed(PerdureError):
         self.step, self.code, self.message, self.retryable = step, code, message, retryable
 
 
+class ChildFailed(StepFailed):
+    """Raised by `ctx.child` when the child ended without completing: failed, cancelled, timed out (`status`)."""
+
+    def __init__(self, name: str, code: str, message: str, *, job_id: str, status: str) -> None:
+        super().__init__(name, code, message)
+        self.args = (f"child {name} ended as {status}: {message}",)
+        self.job_id, self.status = job_id, status
+
+
 class RequestExpired(PerdureError):
     """Raised by `ctx.ask` when its deadline passed and the request says `fail`."""
 

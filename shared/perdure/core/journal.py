@@ -4,7 +4,7 @@ Events are delivered one at a time, in the order of `seq`, so that races, locks 
 what they saw in the first. The next one goes out when every branch is still: the engine sees that, not the journal.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -15,7 +15,7 @@ from perdure.core.instant import Instant
 from perdure.core.key import Key
 from perdure.errors import CodeChanged
 
-CallKind = Literal["step", "skip", "ask", "sleep", "signal", "output", "progress"]
+CallKind = Literal["step", "skip", "ask", "sleep", "signal", "output", "progress", "child"]
 
 # What moves `ctx.now`: every event that a context call may resolve by.
 _RESOLVING: Final = (
@@ -31,6 +31,12 @@ _RESOLVING: Final = (
     ev.Output,
     ev.Progress,
 )
+# Which calls leave an entry of a kind, where more than one does: a timer is also the time-out of a wait; of a child the
+# log has its end, the tries to start it, and its id when nobody waits for it.
+_CALLS_OF: Final[Mapping[CallKind, tuple[CallKind, ...]]] = {
+    "sleep": ("sleep", "signal", "child"),
+    "step": ("step", "child"),
+}
 FIRST_CODE_SECONDS: Final = 10.0
 MOST_CODE_SECONDS: Final = 600.0
 
@@ -58,9 +64,11 @@ def entry(event: AnyEvent) -> Entry | None:
             return Entry("ask", Key(request.path, request.name, request.occurrence))
         case ev.TimerFired(data=timer):
             return Entry("sleep", Key(timer.path, timer.name, timer.occurrence))
+        case ev.ChildEnded(data=child):
+            return Entry("child", Key(child.path, child.step, child.occurrence))
         case ev.Output(data=output):
             return Entry("output", Key(output.path, output.name, output.occurrence))
-        case ev.Progress(data=progress):
+        case ev.Progress(data=progress) if not progress.name.startswith("$"):  # those are Perdure's own words
             return Entry("progress", Key(progress.path, progress.name, progress.occurrence))
         case _:
             return None
@@ -68,8 +76,7 @@ def entry(event: AnyEvent) -> Entry | None:
 
 def fits(recorded: Entry, called: Entry) -> bool:
     """Whether the call is the one that was recorded. A digest that is missing on one side is not compared."""
-    timed_out = recorded.kind == "sleep" and called.kind == "signal"  # a timer is all that a signal's call leaves
-    if recorded.key != called.key or not (recorded.kind == called.kind or timed_out):
+    if recorded.key != called.key or called.kind not in _CALLS_OF.get(recorded.kind, (recorded.kind,)):
         return False
     return recorded.args_digest is None or called.args_digest is None or recorded.args_digest == called.args_digest
 

@@ -5,10 +5,8 @@ All calls that wait are `async def`; nothing happens before the await. Values th
 and `attempt` work, from any task and any thread that carries the step's context variables.
 """
 
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from datetime import datetime, timedelta
-from random import Random
+from datetime import timedelta
 from typing import Any, Literal
 
 from msgspec import UNSET
@@ -17,21 +15,21 @@ from msgspec.structs import replace
 from perdure.core import event as ev
 from perdure.core import key as keys
 from perdure.core import retry as retrying
-from perdure.core.instant import later, moment
+from perdure.core.instant import later
 from perdure.core.journal import CallKind, Entry
 from perdure.core.key import Key
 from perdure.core.retry import RetryPolicy
 from perdure.engine.asking import Answer, AskCall, RequestKind, asking
 from perdure.engine.branches import Branch
 from perdure.engine.calls import RecordCall, SleepCall
-from perdure.engine.everywhere import Everywhere
+from perdure.engine.children import STARTING, Child, ChildCall, Priority
+from perdure.engine.derived import Derived
 from perdure.engine.groups import Gather, NodeGroup, Race
 from perdure.engine.scope import branch_here, run_here
 from perdure.engine.signals import SignalCall
 from perdure.engine.steps import StepCall, Work
 from perdure.engine.values import UNSHAPED, Shape, plain, shape_of, shaped
 from perdure.errors import Malformed
-from perdure.ids import derived
 
 MAX_NAME = 128  # characters
 MAX_OUTPUTS = 100
@@ -39,7 +37,7 @@ MAX_OUTPUTS = 100
 OutputKind = Literal["text", "data", "table", "message"]
 
 
-class Context(Everywhere):
+class Context(Derived):
     """One pass's context. It belongs to one attempt: never keep it."""
 
     # ------------------------------------------------------------------------------------------ calls that wait
@@ -168,6 +166,48 @@ class Context(Everywhere):
         due_at = None if timeout is None else later(self._bench.journal.now, max(0.0, _seconds(timeout)))
         return await self._bench.branches.wait(SignalCall(self._bench, branch, entry, due_at))
 
+    async def child(
+        self,
+        name: str,
+        flow: str,
+        input: Any = None,  # any JSON
+        *,
+        detached: bool = False,
+        timeout: float | timedelta | None = None,  # noqa: ASYNC109  # recorded: it outlives this process
+        returns: Shape = None,
+        retry: RetryPolicy | None = None,
+        queue: str | None = None,
+        priority: Priority | None = None,
+        deadline_seconds: float | None = None,
+        max_failures: int | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> Any:
+        """Run `flow` (a name or id, "@n" for a version) as a job of its own and wait for its end, once and remembered.
+
+        Returns its outputs by name, or the value that a Python workflow returned, converted to `returns`. With
+        `detached` nobody waits: returns the job's id. `retry` is for starting it, where no gateway answers.
+
+        Raises ChildFailed when the child ended without completing, StepFailed when it could not be started,
+        TimeoutError when it has not ended within `timeout` after `now()`: it goes on, until this job ends.
+        """
+        branch = await self._bench.branches.enter()
+        given = plain(input)
+        entry = self._entry(branch, "child", name, keys.args_digest(("$child", flow, given, detached), {}))
+        what = Child(
+            flow=flow,
+            given=given,
+            detached=detached,
+            policy=retry or STARTING,
+            shape=UNSHAPED if returns is None else returns,
+            queue=queue,
+            priority=priority,
+            deadline_seconds=deadline_seconds,
+            max_failures=max_failures,
+            tags=tags,
+        )
+        due_at = None if timeout is None else later(self._bench.journal.now, max(0.0, _seconds(timeout)))
+        return await self._bench.branches.wait(ChildCall(self._bench, branch, entry, what, due_at))
+
     async def output(self, name: str, value: Any, *, kind: OutputKind | None = None) -> None:  # any JSON
         """Give out `value` under `name`: one of the job's outputs. Raises Malformed for what cannot be stored."""
         branch = await self._bench.branches.enter()
@@ -214,25 +254,6 @@ class Context(Everywhere):
             data=stored,
         )
         await self._bench.branches.wait(RecordCall(self._bench, branch, entry, said))
-
-    # ------------------------------------------------------------------------------------------ derived values
-
-    def now(self) -> datetime:
-        """The instant of the last event that this pass has heard: the same in every pass. Not for durations."""
-        branch_here(self._bench.branches)
-        return moment(self._bench.journal.now)
-
-    def random(self) -> float:
-        """A number in [0, 1): the same in every pass, another one at each call."""
-        return float(self._drawn("$random").random())
-
-    def uuid(self) -> str:
-        """A UUID (version 4): the same in every pass, another one at each call."""
-        return str(uuid.UUID(int=self._drawn("$uuid").getrandbits(128), version=4))
-
-    def _drawn(self, family: str) -> Random:
-        branch = branch_here(self._bench.branches)
-        return Random(derived(family, self.job_id, branch.path, str(branch.occurrence(family))))
 
     # ------------------------------------------------------------------------------------------ for graphs
 

@@ -22,41 +22,41 @@ def step_failure(error: BaseException, timeout_seconds: float | None) -> Failure
     """The failure of a step. `timeout_seconds` is given when its own limit ended it. Terminal and misuse are final."""
     match error:
         case _ if timeout_seconds is not None:
-            return _failure("timeout", f"no result within {timeout_seconds:g} s", True)
+            return failure("timeout", f"no result within {timeout_seconds:g} s", True)
         case Retryable(code=code):
-            return _failure(code, str(error), True)
+            return failure(code, str(error), True)
         case Terminal(code=code):
-            return _failure(code, str(error), False)
+            return failure(code, str(error), False)
         case Malformed():
-            return _failure("malformed", _told(error), False)
+            return failure("malformed", _told(error), False)
         case ConcurrencyError():
-            return _failure("concurrency_error", str(error), False)
+            return failure("concurrency_error", str(error), False)
         case _:
-            return _failure("step_failed", _told(error), True)
+            return failure("step_failed", _told(error), True)
 
 
 def value_failure(error: Malformed) -> Failure:
     """The failure of a step whose result cannot be recorded."""
-    return _failure("too_large" if isinstance(error, TooLarge) else "not_serialisable", str(error), False)
+    return failure("too_large" if isinstance(error, TooLarge) else "not_serialisable", str(error), False)
 
 
 def job_failure(error: BaseException) -> Failure:
     """The failure of a job whose body ended with `error`."""
     match error:
         case StepFailed(step=step, code=code, message=message, retryable=retryable):
-            return _failure(code, message, retryable, step)
+            return failure(code, message, retryable, step)
         case Retryable(code=code) | Terminal(code=code):
-            return _failure(code, str(error), False)
+            return failure(code, str(error), False)
         case RequestExpired():
-            return _failure("request_expired", str(error), False)
+            return failure("request_expired", str(error), False)
         case RequestWithdrawn():
-            return _failure("request_withdrawn", str(error), False)
+            return failure("request_withdrawn", str(error), False)
         case ConcurrencyError():
-            return _failure("concurrency_error", str(error), False)
+            return failure("concurrency_error", str(error), False)
         case TooLarge():
-            return _failure("too_large", str(error), False)
+            return failure("too_large", str(error), False)
         case _:
-            return _failure("workflow_failed", _told(error), False)
+            return failure("workflow_failed", _told(error), False)
 
 
 def _told(error: BaseException) -> str:
@@ -66,7 +66,8 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _failure(code: str, message: str, retryable: bool, step: str | None = None) -> Failure:
+def failure(code: str, message: str, retryable: bool, step: str | None = None) -> Failure:
+    """A failure as it is recorded: its message bounded, and of characters that can be stored."""
     text = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]} …"
     text = text.encode(errors="replace").decode()  # a lone surrogate would make an event that nobody can store
     return Failure(code=code, message=text, retryable=retryable, step=step)

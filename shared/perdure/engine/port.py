@@ -4,13 +4,14 @@ The runner's port joins this to JetStream, `perdure.testing.memory` to a list. O
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from perdure.clock import Chance
 from perdure.core.event import AnyData, AnyEvent
 from perdure.core.instant import Instant
+from perdure.core.key import Key
 from perdure.core.machine import JobState
-from perdure.ids import Digest, EventId, JobRef
+from perdure.ids import Digest, EventId, JobId, JobRef
 
 Decide = Callable[[JobState], AnyData | None]
 """What to append behind a state, None when it no longer fits. Pure: it is asked again after every piece of news."""
@@ -57,6 +58,28 @@ class Port(Protocol):
         """Return as soon as `log` holds an event after `seq`, or `now()` has reached `until` (None: events alone).
 
         Raises Interrupted like `append`.
+        """
+
+    async def submit_child(
+        self,
+        key: Key,
+        flow: str,
+        given: Any,
+        *,
+        detached: bool = False,
+        queue: str | None = None,
+        priority: Literal["low", "normal", "high"] | None = None,
+        deadline_seconds: float | None = None,
+        max_failures: int | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> JobId:
+        """Submit the job that the call `key` starts; the same key makes the same job however often it is asked.
+
+        `flow` is a name or an id, with "@n" for a version; `given` is any JSON. The id is `ids.child_job_id` of this
+        job and the key. Nothing is written here; of a child that is not `detached` a `child.ended` will come.
+
+        Raises NotFound (no such flow), Invalid, Forbidden, Malformed, TooLarge: never worth another try. Unavailable,
+        OutcomeUnknown: another try is safe. Interrupted like `append`.
         """
 
     def delta(self, kind: str, data: dict[str, Any]) -> None:

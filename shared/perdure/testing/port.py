@@ -119,7 +119,7 @@ class MemoryPort:
         self._believe()
         self._job.submitting(key, "before")
         await asyncio.sleep(0)
-        options = {"queue": queue, "priority": priority, "deadline_seconds": deadline_seconds}
+        options: dict[str, Any] = {"queue": queue, "priority": priority, "deadline_seconds": deadline_seconds}
         options |= {"max_failures": max_failures, "tags": tags}
         child = self._job.submit_child(key, flow, given, detached, {k: v for k, v in options.items() if v is not None})
         self._job.submitting(key, "after")
