@@ -11,6 +11,7 @@ import uuid_utils
 from aiohttp import web
 
 from perdure.bus import blob
+from perdure.bus.call import answering
 from perdure.bus.connection import Bus
 from perdure.bus.doorbell import Doorbells
 from perdure.bus.eventlog import EventLog
@@ -22,15 +23,14 @@ from perdure.db.engine import Database, open_database
 from perdure.errors import Fault, Unavailable
 from perdure.jobs.desk import Desk
 from perdure.service import Service
-from perdure_gateway import keys, policy
-from perdure_gateway.archived import ArchivedLogs
+from perdure_gateway import calls, keys, policy
 from perdure_gateway.auth import CALLER, Keys
 from perdure_gateway.cursors import Cursors
 from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.limits import Limits
 from perdure_gateway.policy import Handler
 from perdure_gateway.problems import Problem, problem_of, respond
-from perdure_gateway.routes import events, flows, health, inbox, jobs
+from perdure_gateway.routes import events, flows, health, inbox, jobs, runtime
 from perdure_gateway.sql import Sql
 from perdure_gateway.strict import MAX_BYTES
 
@@ -86,7 +86,9 @@ async def _adapters(settings: GatewaySettings, service: Service) -> AsyncIterato
             return
         eventlog = EventLog(bus, topology.shards)
         desk = Desk(eventlog, Doorbells(bus), service.clock)
-        yield make(service, bus, desk, fanout, database, settings.sql_outage_seconds)
+        app = make(service, bus, desk, fanout, database, settings.sql_outage_seconds)
+        async with answering(bus, calls.handlers(app)):
+            yield app
 
 
 async def _streams(bus: Bus, service: Service) -> Topology | None:
@@ -112,13 +114,12 @@ def make(
     """The application over its adapters. Raises policy.Undeclared when a route says nothing about who may call it."""
     app = web.Application(middlewares=[_entry], client_max_size=MAX_BYTES)
     sql = Sql(database, service.clock)
-    desk = Desk(ArchivedLogs(desk.eventlog, sql), desk.doorbells, desk.clock)
     app[keys.BUS], app[keys.DESK], app[keys.FANOUT], app[keys.SQL] = bus, desk, fanout, sql
     app[keys.SERVICE], app[keys.CHANCE], app[keys.LIMITS] = service, SystemChance(), Limits()
     app[keys.KEYS] = Keys(sql, service.clock, outage_seconds)
     app[keys.FLOWS] = FlowHeads(sql, service.clock, outage_seconds, partial(blob.get, bus))
     app[keys.CURSORS] = Cursors(sql)
-    for resource in (jobs, events, inbox, flows, health):
+    for resource in (jobs, events, inbox, flows, runtime, health):
         app.add_routes(resource.ROUTES)
     policy.check(app)
     app.on_response_prepare.append(_headers)

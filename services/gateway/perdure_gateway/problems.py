@@ -52,6 +52,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "proposal-changed": Kind(409, "The proposal has changed"),
     "request-withdrawn": Kind(409, "The request was withdrawn"),
     "name-taken": Kind(409, "The name is taken"),
+    "flow-read-only": Kind(409, "The flow is not changed here"),
     "offset-expired": Kind(410, "The events behind the offset are gone"),
     "offset-ahead": Kind(410, "The offset is beyond the end of the log"),
     "request-expired": Kind(410, "The request has expired"),

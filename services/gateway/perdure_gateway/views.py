@@ -163,8 +163,12 @@ def flow_view(flow: FlowVersion, *, definition: bool) -> dict[str, Any]:
         "updated_by": flow.updated_by,
         "links": {"self": f"/api/flows/{flow.id}", "versions": f"/api/flows/{flow.id}/versions"},
     }
+    if flow.description is not None:
+        view["description"] = flow.description
     if flow.input_schema is not None:
         view["input_schema"] = flow.input_schema
+    if flow.output_schema is not None:
+        view["output_schema"] = flow.output_schema
     if definition:
         view["definition"] = msgspec.Raw(flow.definition.encode())
     return view

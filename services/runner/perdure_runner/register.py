@@ -28,14 +28,11 @@ class Registration:
         record: Callable[..., Register],
         drain: Callable[[], None],
         clock: Clock,
-        *,
-        every_seconds: float = EVERY_SECONDS,
     ) -> None:
         self._calls = calls
         self._record = record
         self._drain = drain
         self._clock = clock
-        self._every_seconds = every_seconds
         self._refused: set[tuple[str, str, str]] = set()
 
     async def first(self) -> Registered:
@@ -59,7 +56,7 @@ class Registration:
     async def keep(self) -> None:
         """Register again every minute, for ever. A gateway that is away is no reason to stop working."""
         while True:
-            await self._clock.sleep(self._every_seconds)
+            await self._clock.sleep(EVERY_SECONDS)
             try:
                 await self._ask()
             except (Unavailable, UnsupportedVersion) as exc:

@@ -72,6 +72,12 @@ async def ensure_tenant(conn: AsyncConnection, tenant: Tenant, *, now: Instant) 
     await conn.execute(insert(conn, tenants).values(tenant=tenant, created_at=now).on_conflict_do_nothing())
 
 
+async def known_tenants(conn: AsyncConnection, wanted: Sequence[Tenant]) -> set[Tenant]:
+    """Those of `wanted` that exist."""
+    found = await conn.execute(select(tenants.c.tenant).where(tenants.c.tenant.in_(wanted)))
+    return {Tenant(row.tenant) for row in found}
+
+
 async def tenant_secret(conn: AsyncConnection, tenant: Tenant) -> bytes:
     """The 32 random bytes that are the tenant's own, made when they are first asked for. Needs a transaction.
 

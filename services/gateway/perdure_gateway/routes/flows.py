@@ -44,6 +44,8 @@ async def change(request: web.Request) -> web.Response:
     body = await bodies.read(request, bodies.FlowChangeBody)
     caller = request[CALLER]
     flow = await _found(request, None)
+    if flow.kind != "graph":
+        raise Problem("flow-read-only", "a Python flow is what its runners register: deploy them anew")
     definition, graph = await publishable(
         request.app[SQL], request.app[FLOWS], caller.tenant, flow.name, body.definition
     )

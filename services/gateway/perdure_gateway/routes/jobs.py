@@ -1,24 +1,22 @@
 """Jobs: submit, list, read, cancel."""
 
 import re
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
 from perdure.core import event as ev
-from perdure.core.event import FlowRef, Status
-from perdure.core.graph.nested import digests
-from perdure.core.graph.spec import check_input
+from perdure.core.event import Status
 from perdure.core.instant import Instant, later
 from perdure.core.machine import JobState
 from perdure.core.request import asked_in
-from perdure.db.flows import FlowVersion
 from perdure.db.jobs import JobFilter, Order, list_jobs
 from perdure.errors import Fault, Invalid, NotFound, Unavailable
-from perdure.ids import Digest, JobRef, Principal, Queue, is_uuid
+from perdure.ids import JobRef, Principal, Queue, is_uuid
 from perdure.jobs import control, read
 from perdure.jobs.submit import DEADLINE_SECONDS, Accepted, Submission, submit, submitted_before
 from perdure_gateway import answers, bodies, views
+from perdure_gateway.accept import Fitting, fitting
 from perdure_gateway.auth import CALLER, Caller
 from perdure_gateway.keys import DESK, FLOWS, SQL
 from perdure_gateway.policy import allow
@@ -38,7 +36,7 @@ async def create(request: web.Request) -> web.Response:
     body = await bodies.read(request, bodies.SubmitBody)
     fingerprint = body.fingerprint()
     try:
-        flow, value, inside = await _checked(request, caller, body)
+        fits = await _checked(request, caller, body)
     except (NotFound, Invalid, Unavailable, Problem):
         # What the key has made stays what it is, whatever has become of the flow or of the database.
         before = await submitted_before(desk, caller.tenant, caller.principal, key, fingerprint) if key else None
@@ -48,9 +46,9 @@ async def create(request: web.Request) -> web.Response:
     submission = Submission(
         tenant=caller.tenant,
         owner=caller.principal,
-        flow=FlowRef(id=flow.id, name=flow.name, version=flow.version, kind=flow.kind, digest=flow.digest),
-        inside=inside,
-        input=value,
+        flow=fits.ref,
+        inside=fits.inside,
+        input=fits.input,
         fingerprint=fingerprint,
         queue=Queue(body.queue),
         priority=body.priority,
@@ -130,23 +128,14 @@ def _job(ref: JobRef, job: JobState) -> web.Response:
     return answers.respond(views.job_of_state(ref, job), 200 if job.terminal else 202, headers)
 
 
-async def _checked(
-    request: web.Request, caller: Caller, body: bodies.SubmitBody
-) -> tuple[FlowVersion, Any, tuple[Digest, ...]]:
-    """The flow, the input as it will be stored, and the definitions inside the flow.
-
-    Raises NotFound, Invalid, Problem, Unavailable.
-    """
-    name, _, version = body.flow.partition("@")
-    flows = request.app[FLOWS]
-    flow = await flows.get(caller.tenant, name, int(version) if version else None)
-    graph = await flows.graph(flow)
-    value = check_input(graph, body.input)
-    bodies.check_value(value, "/input")
+async def _checked(request: web.Request, caller: Caller, body: bodies.SubmitBody) -> Fitting:
+    """The flow and the input as it will be stored. Raises NotFound, Invalid, Problem, Unavailable."""
+    fits = await fitting(request.app[FLOWS], caller.tenant, body.flow, body.input)
+    bodies.check_value(fits.input, "/input")
     now = request.app[DESK].clock.broker_now()
     if body.not_before is not None and body.not_before >= later(now, body.deadline_seconds or DEADLINE_SECONDS):
         raise Invalid([Fault("too-late", "must be before the deadline", pointer="/not_before")])
-    return flow, value, digests(graph)
+    return fits
 
 
 def _traceparent(request: web.Request) -> str | None:
