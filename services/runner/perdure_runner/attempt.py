@@ -15,7 +15,7 @@ from perdure.clock import Chance
 from perdure.core import event as ev
 from perdure.core.event import TERMINAL, AnyEvent
 from perdure.engine.attempt import Pass
-from perdure.errors import Unavailable
+from perdure.errors import Interrupted, Unavailable
 from perdure.ids import EventId, JobRef
 from perdure.jobs.alarms import arm
 from perdure.jobs.desk import Desk
@@ -57,6 +57,20 @@ class Executor:
         port = LogPort(
             claimed.joblog, claimed.attempt_id, claimed.lease, self._deltas, self._clock, self._chance, self._calls
         )
+        try:
+            end, run = await self._run(claimed, port)
+        except Interrupted:
+            if port.lost is None:
+                raise
+            end, run = port.lost, None
+        try:
+            await self._settle(claimed, end)
+        finally:
+            if run is not None:
+                await run.close()
+
+    async def _run(self, claimed: Claimed, port: LogPort) -> tuple[AnyEvent, Pass]:
+        await port.open()
         run = Pass(claimed.workflow, port)
         self._running[claimed.attempt_id] = run
         if self._draining:
@@ -66,16 +80,13 @@ class Executor:
             asyncio.create_task(self._lose(claimed, port)),
         ]
         try:
-            end = await run.run()
+            return await run.run(), run
         finally:
+            port.close()
             del self._running[claimed.attempt_id]
             for watcher in watchers:
                 watcher.cancel()
             await asyncio.gather(*watchers, return_exceptions=True)
-        try:
-            await self._settle(claimed, end)
-        finally:
-            await run.close()
 
     def drain(self) -> None:
         """Let running steps end and every attempt hand its job on; nothing new is started in them."""

@@ -4,6 +4,7 @@ The rules are `core.claim`; here is their I/O. The order everywhere: append, the
 before the claim leaves the doorbell alone: it comes back when the lease runs out.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -21,7 +22,7 @@ from perdure.core.claim import Asleep, Decided, Ended, Held, Start, claim, crash
 from perdure.core.event import AnyData
 from perdure.core.machine import JobState
 from perdure.engine.workflow import Workflow
-from perdure.errors import BrokenLog, Interrupted, Malformed, OutcomeUnknown, Unavailable, UnsupportedVersion
+from perdure.errors import BrokenLog, Interrupted, Malformed, NotFound, OutcomeUnknown, Unavailable, UnsupportedVersion
 from perdure.ids import EventId, RunnerId
 from perdure.jobs.alarms import arm
 from perdure.jobs.desk import Desk
@@ -141,6 +142,8 @@ class Intake:
         if before.submitted is None:
             return None
         workflow = await self._flows.workflow(delivery.ref.tenant, before.submitted.flow)
+        with contextlib.suppress(NotFound, Malformed):  # then the attempt says so in the log; Unavailable starts none
+            await joblog.resolve()
         data = ev.AttemptData(
             runner=self._runner,
             doorbell=delivery.bell,

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import msgspec
+import structlog
 
 from perdure import probe
 from perdure.bus import callbodies as said
@@ -12,16 +13,21 @@ from perdure.bus.call import Calls
 from perdure.bus.delta import Deltas
 from perdure.bus.heartbeat import Lease
 from perdure.clock import Chance, Clock
-from perdure.core import codec
+from perdure.core import bounds, codec
 from perdure.core import event as ev
-from perdure.core.event import FORMAT, AnyData, AnyEvent
+from perdure.core.event import AnyData, AnyEvent
 from perdure.core.instant import Instant, seconds_between
 from perdure.core.key import Key
 from perdure.core.machine import JobState
 from perdure.engine.port import Decide
-from perdure.errors import Interrupted
+from perdure.errors import Interrupted, Malformed, NotFound, Unavailable
 from perdure.ids import Digest, EventId, JobId, JobRef, Queue
 from perdure.jobs.joblog import JobLog
+from perdure_runner.speech import Speech
+
+log = structlog.get_logger(__name__)
+
+AWAY_SECONDS: Final = 0.1  # between two tries to read a blob
 
 _BEFORE = {
     ev.SuspendedData: "suspend.before_append",
@@ -56,14 +62,16 @@ class LogPort:
         self.chance = chance
         self._log = log
         self._lease = lease
-        self._deltas = deltas
         self._clock = clock
         self._calls = calls
         self._turn = asyncio.Lock()
         self._grown = asyncio.Event()
         self._interrupted: Interrupted | None = None
-        self._delta_number = 0
-        self._events: list[AnyEvent] = list(log.events)  # never shorter than what the fold has seen
+        self._speech = Speech(log.ref, deltas, clock, lambda: (log.state.attempt, log.state.seq))
+        self._events: list[AnyEvent] = []
+        self._warned = bounds.warned(log.events)
+        self.lost: AnyEvent | None = None
+        """The job's failure, where a value that it needs was gone from the blobs."""
 
     @property
     def log(self) -> Sequence[AnyEvent]:
@@ -76,13 +84,20 @@ class LogPort:
     def now(self) -> Instant:
         return self._clock.broker_now()
 
+    async def open(self) -> None:
+        """Read what lies in blobs, so that `log` is whole. Raises Interrupted like `append`."""
+        async with self._turn:
+            await self._catch_up()
+
     async def append(self, decide: Decide, refs: Iterable[Digest] = ()) -> AnyEvent | None:
         async with self._turn:
             budget = self._believed_seconds()
+            self._speech.flush()  # what was said before an event goes out before it
 
             def decided(job: JobState) -> AnyData | None:
                 data = decide(job)
                 if data is not None:
+                    data = bounds.fitting(job, data, self._log.size_bytes)
                     probe.hit(_BEFORE.get(type(data), ""))
                 return data
 
@@ -92,8 +107,9 @@ class LogPort:
                 self.interrupt(str(exc))
                 raise
             finally:
-                self._catch_up()
+                await self._catch_up()
             if stored is not None:
+                await self._warn()
                 probe.hit(_AFTER.get(type(stored.event.data), ""))
             return stored.event if stored is not None else None
 
@@ -115,22 +131,18 @@ class LogPort:
     async def look(self) -> None:
         """Fold what others have appended; end the attempt if one of those events fences it. Raises Unavailable."""
         async with self._turn:
+            self._speech.flush()
             await self._log.refresh()
-            self._catch_up()
+            await self._catch_up()
         if self._log.state.attempt_id != self.attempt_id:
             self.interrupt(f"job {self.ref.job}: another attempt has taken over")
 
     def delta(self, kind: str, data: dict[str, Any]) -> None:
-        self._delta_number += 1
-        head = {
-            "v": FORMAT,
-            "job_id": self.ref.job,
-            "type": kind,
-            "attempt": self._log.state.attempt,
-            "n": self._delta_number,
-            "after": self._log.state.seq,
-        }
-        self._deltas.publish(self.ref, msgspec.json.encode({**head, **data}))
+        self._speech.say(kind, data)
+
+    def close(self) -> None:
+        """The attempt is over: what was said goes out, nothing more is."""
+        self._speech.close()
 
     async def submit_child(
         self,
@@ -184,8 +196,48 @@ class LogPort:
             raise Interrupted(f"job {self.ref.job}: the lease is in doubt")
         return left
 
-    def _catch_up(self) -> None:
-        entries = self._log.entries
-        if len(entries) > len(self._events):
-            self._events.extend(stored.event for stored in entries[len(self._events) :])
+    async def _warn(self) -> None:
+        """Say once in the log that it is getting full."""
+        if self._warned or bounds.warning(self.job, self._log.size_bytes) is None:
+            return
+        self._warned = True
+        log.warning("the log is getting full", job_id=self.ref.job, events=self.job.seq, bytes=self._log.size_bytes)
+        await self._log.append(
+            lambda job: bounds.warning(job, self._log.size_bytes),
+            attempt=self.attempt_id,
+            budget_seconds=self._believed_seconds(),
+        )
+        await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        """Bring `log` to where the fold is, with the values that lie in blobs.
+
+        Raises Interrupted when the lease runs out meanwhile, or when a value is gone: then the job has failed.
+        """
+        events: list[AnyEvent] | None = None
+        while events is None:
+            try:
+                events = await self._log.resolve()
+            except (NotFound, Malformed) as exc:
+                await self._lose(exc)
+            except Unavailable:
+                self._believed_seconds()
+                await self._clock.sleep(AWAY_SECONDS)
+        if len(events) > len(self._events):
+            self._events.extend(events[len(self._events) :])
             self._grown.set()
+
+    async def _lose(self, why: NotFound | Malformed) -> NoReturn:
+        """End the job: nobody can run it any more without the value. The others of this runner are not concerned."""
+        code = "blob_missing" if isinstance(why, NotFound) else "blob_damaged"
+        log.error("a value of the job is gone", job_id=self.ref.job, code=code, error=str(why))
+
+        def failed(job: JobState) -> AnyData | None:
+            assert job.fingerprint is not None, "a job that runs was submitted"
+            error = ev.Failure(code=code, message=str(why), retryable=False)
+            return ev.FailedData(error=error, failures=job.failures, fingerprint=job.fingerprint)
+
+        stored = await self._log.append(failed, attempt=self.attempt_id, budget_seconds=self._believed_seconds())
+        self.lost = stored.event if stored is not None else None
+        self.interrupt(str(why))
+        raise Interrupted(str(why))

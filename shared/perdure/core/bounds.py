@@ -8,7 +8,7 @@ from typing import Final
 
 from perdure.core import event as ev
 from perdure.core.codec import MAX_EVENT_BYTES
-from perdure.core.event import OPEN, TERMINAL, AnyData, AnyEvent
+from perdure.core.event import TERMINAL, AnyData, AnyEvent, Status
 from perdure.core.machine import JobState, status_after
 
 MAX_EVENTS: Final = 50_000
@@ -28,8 +28,8 @@ def fitting(job: JobState, data: AnyData, size_bytes: int) -> AnyData:
 
 
 def warning(job: JobState, size_bytes: int) -> ev.ProgressData | None:
-    """What to append once when the log is 80 % full; None before that, and when the job has ended."""
-    if job.status not in OPEN:
+    """What a running attempt appends once when the log is 80 % full; None before that."""
+    if job.status is not Status.RUNNING:
         return None
     full = max(job.seq / MAX_EVENTS, size_bytes / MAX_LOG_BYTES)
     if full < WARN_SHARE:
