@@ -24,6 +24,7 @@ from perdure.errors import Fault, Unavailable
 from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_gateway import calls, keys, policy
+from perdure_gateway.archived import ArchivedLogs
 from perdure_gateway.auth import CALLER, Keys
 from perdure_gateway.cursors import Cursors
 from perdure_gateway.flowheads import FlowHeads
@@ -114,6 +115,7 @@ def make(
     """The application over its adapters. Raises policy.Undeclared when a route says nothing about who may call it."""
     app = web.Application(middlewares=[_entry], client_max_size=MAX_BYTES)
     sql = Sql(database, service.clock)
+    desk = Desk(ArchivedLogs(desk.eventlog, sql), desk.doorbells, desk.clock)
     app[keys.BUS], app[keys.DESK], app[keys.FANOUT], app[keys.SQL] = bus, desk, fanout, sql
     app[keys.SERVICE], app[keys.CHANCE], app[keys.LIMITS] = service, SystemChance(), Limits()
     app[keys.KEYS] = Keys(sql, service.clock, outage_seconds)

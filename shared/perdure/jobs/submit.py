@@ -100,21 +100,36 @@ async def submitted_before(
 
     Raises Invalid (`idempotency-key-reused`), Unavailable.
     """
-    log = await JobLog.load(desk.eventlog, JobRef(tenant, job_id_of_key(tenant, owner, key)), desk.clock)
+    log = await _made(desk, JobRef(tenant, job_id_of_key(tenant, owner, key)))
     return await _replayed(desk, fingerprint, log) if log.state.exists else None
 
 
 async def child_before(desk: Desk, tenant: Tenant, parent: ev.Parent) -> Accepted | None:
     """The job that this call of a parent has made, None when it has made none. Raises Unavailable."""
     job = child_job_id(parent.job_id, parent.path, parent.step, parent.occurrence)
-    log = await JobLog.load(desk.eventlog, JobRef(tenant, job), desk.clock)
+    log = await _made(desk, JobRef(tenant, job))
     return await _replayed(desk, None, log) if log.state.exists else None
+
+
+async def _made(desk: Desk, ref: JobRef) -> JobLog:
+    """The log that an id which is asked for again has made; empty where it has made none. Raises Unavailable."""
+    try:
+        return await JobLog.load(desk.eventlog, ref, desk.clock)
+    except Unavailable:  # the archive of purged logs may be what is away: the broker's word is enough
+        log = JobLog(desk.eventlog, ref, desk.clock)
+        await log.refresh()
+        return log
 
 
 async def _replayed(desk: Desk, fingerprint: Digest | None, log: JobLog) -> Accepted:
     if fingerprint is not None and log.state.fingerprint != fingerprint:
         fault = Fault("reused", "was sent with another body before", header="Idempotency-Key")
         raise Invalid([fault], "idempotency-key-reused")
+    if log.state.submitted is None:  # a tombstone: the rest is in the archive, or it has to do
+        try:
+            log = await JobLog.load(desk.eventlog, log.ref, desk.clock)
+        except Unavailable:
+            return Accepted(log.ref, log.state, replayed=True)
     if log.state.status is Status.QUEUED and not await _has_doorbell(desk, log):
         await ring(desk, log.ref, log.state, submitted=log.entries[0])  # who accepted it may have died before ringing
     return Accepted(log.ref, log.state, replayed=True)
