@@ -25,8 +25,10 @@ CANARY_BLOB: Final = "blob.canary.canary.0"
 EVERY_EVENT: Final = "job.*.*.event"
 EVERY_LIVE: Final = "job.*.*.*"  # events and deltas in one subscription, so in the order in which the broker sent them
 EVERY_CALL: Final = "call.*"
+EVERY_REVOKE: Final = "revoke.*"
 
 _EVENT: Final = re.compile(rf"ev\.[0-9]{{1,2}}\.([a-z0-9][a-z0-9_-]{{0,31}})\.({UUID.pattern})", re.ASCII)
+_BLOB: Final = re.compile(rf"blob\.([a-z0-9][a-z0-9_-]{{0,31}})\.({DIGEST.pattern})\.([0-9]{{1,9}})", re.ASCII)
 _WORK: Final = re.compile(rf"work\.([a-z0-9][a-z0-9_-]{{0,31}})\.({'|'.join(PRIORITIES)})\.({UUID.pattern})", re.ASCII)
 
 
@@ -87,6 +89,11 @@ def inbox_subject(tenant: Tenant) -> str:
     return f"inbox.{_token(tenant)}.request"
 
 
+def revoke_subject(tenant: Tenant) -> str:
+    """Where gateways tell each other what of a tenant's is no longer good. Raises Malformed."""
+    return f"revoke.{_token(tenant)}"
+
+
 def call_subject(verb: str) -> str:
     """Where runners ask gateways `verb`. Raises Malformed."""
     return f"call.{_token(verb)}"
@@ -125,6 +132,14 @@ def blob_subject(tenant: Tenant, digest: Digest, chunk: int) -> str:
     if DIGEST.fullmatch(digest) is None or chunk < 0:
         raise Malformed("not a blob")
     return f"blob.{_token(tenant)}.{digest}.{chunk}"
+
+
+def parse_blob_subject(subject: str) -> tuple[Tenant, Digest, int]:
+    """Tenant, hash and chunk number of a blob's subject. Raises Malformed."""
+    match = _BLOB.fullmatch(subject)
+    if match is None:
+        raise Malformed("not the subject of a blob")
+    return Tenant(match[1]), Digest(match[2]), int(match[3])
 
 
 def _token(text: str) -> str:

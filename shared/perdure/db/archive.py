@@ -82,14 +82,6 @@ async def events_of(conn: AsyncConnection, ref: JobRef) -> list[bytes] | None:
     return None if found is None or found[0] is None else unpack(found[0])
 
 
-async def references(conn: AsyncConnection) -> set[tuple[Tenant, Digest]]:
-    """Every blob that an archived log names."""
-    found: set[tuple[Tenant, Digest]] = set()
-    for tenant, refs in await conn.execute(select(archive.c.tenant, archive.c.refs).where(archive.c.refs != "[]")):
-        found |= {(Tenant(tenant), Digest(ref)) for ref in msgspec.json.decode(refs)}
-    return found
-
-
 async def kept(conn: AsyncConnection, until: Instant, *, limit: int, after: PageKey | None = None) -> list[Ended]:
     """Jobs that ended until then and whose logs were not purged, by (`ended_at`, id), behind `after`; deleted ones are
     `deleted`'s.
