@@ -80,7 +80,9 @@ class Compose:
             return subprocess.Popen(
                 [BIN / program, *arguments],
                 env={"PATH": os.environ["PATH"], "HOME": str(self.folder)}
-                | {name: self.local(service, str(value)) for name, value in environment.items()},
+                | {
+                    name: self.local(service, str(value or "")) for name, value in environment.items()
+                },  # null: set to nothing
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
