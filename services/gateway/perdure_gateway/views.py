@@ -54,6 +54,7 @@ class JobView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deadline_at: Instant | None = None
     progress: ev.ProgressData | None = None
     outputs: dict[str, Any] | None = None  # Any: what users' flows make
+    outputs_ref: dict[str, ev.BlobRef] = {}
     error: ev.Failure | None = None
     usage: ev.Usage | None = None
 
@@ -90,6 +91,7 @@ def job_of_state(ref: JobRef, job: JobState) -> JobView:
         deadline_at=asked.deadline_at if asked is not None else None,
         progress=job.progress,
         outputs=end.outputs if isinstance(end, ev.CompletedData) else None,
+        outputs_ref=end.outputs_ref if isinstance(end, ev.CompletedData) else {},
         error=end.error if isinstance(end, ev.FailedData) else None,
         usage=end.usage if isinstance(end, ev.CompletedData) else None,
     )
@@ -183,7 +185,7 @@ def _request(request: ev.Request, flow: FlowShort, status: str, settled: Mapping
     job, _ = parse_request_id(request.id)
     view: dict[str, Any] = msgspec.to_builtins(request)
     view |= {"flow": flow, "status": status, "links": _request_links(job, request.id)}
-    if request.proposal_digest is not None:
+    if request.proposal_digest is not None and request.proposal_ref is None:
         view["proposal"] = request.proposal  # the record leaves a null out; here it is a value
     return view if settled is None else view | {"settled": dict(settled)}
 

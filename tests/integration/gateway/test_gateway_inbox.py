@@ -68,7 +68,6 @@ UNFIT: dict[str, tuple[dict[str, Any], int, str, list[str]]] = {
     "payload": ({"payload": {"note": "secret text"}}, 422, "invalid-answer", ["/payload/note"]),
     "edit": ({"proposal": {"amount": 1, "to": "eve"}}, 422, "invalid-answer", ["/proposal/to"]),
     "comment": ({"action": "reject"}, 422, "invalid-answer", ["/comment"]),
-    "large": ({"payload": {"note": "x", "more": "x" * 131_073}}, 413, "too-large", ["/payload"]),
 }
 
 

@@ -12,7 +12,7 @@ from perdure.core.machine import JobState
 from perdure.core.request import asked_in
 from perdure.db.jobs import JobFilter, Order, list_jobs
 from perdure.errors import Fault, Invalid, NotFound, Unavailable
-from perdure.ids import JobRef, Principal, Queue, is_uuid
+from perdure.ids import Digest, JobRef, Principal, Queue, is_uuid
 from perdure.jobs import control, read
 from perdure.jobs.submit import DEADLINE_SECONDS, Accepted, Submission, submit, submitted_before
 from perdure_gateway import answers, bodies, views
@@ -96,6 +96,26 @@ async def requests(request: web.Request) -> web.Response:
                 flow = job.submitted.flow if job.submitted is not None else None
                 found.append(views.request_of_state(job, asked, settled, flow))
     return answers.respond({"data": found})
+
+
+@allow("read")
+async def blob(request: web.Request) -> web.Response:
+    """`GET /api/jobs/{job}/blobs/{sha256}`: a value that an event of this job refers to, to be saved, never shown."""
+    bodies.query(request)
+    ref, digest, desk = _ref(request), Digest(request.match_info["sha256"]), request.app[DESK]
+    log = await read.load(desk, ref)
+    if not any(digest in event.refs for event in log.events):
+        raise NotFound("no event of this job refers to it")
+    headers = {
+        "Content-Disposition": f'attachment; filename="{digest}.json"',
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "private, no-cache",
+        "ETag": f'"{digest}"',
+    }
+    if f'"{digest}"' in answers.etags(request, "If-None-Match"):
+        return web.Response(status=304, headers=headers)
+    body = await desk.eventlog.blobs.get(ref.tenant, digest)
+    return web.Response(body=body, headers=headers, content_type="application/json")
 
 
 @allow("execute")
@@ -198,5 +218,6 @@ ROUTES: Final = (
     web.get("/api/jobs", index, allow_head=False),
     web.get(f"/api/jobs/{_ID}", show, allow_head=False),
     web.get(f"/api/jobs/{_ID}/requests", requests, allow_head=False),
+    web.get(f"/api/jobs/{_ID}/blobs/{{sha256:[0-9a-f]{{64}}}}", blob, allow_head=False),
     web.post(f"/api/jobs/{_ID}/cancel", cancel),
 )
