@@ -21,15 +21,17 @@ async def frames(http: aiohttp.ClientSession, job: str, headers: dict[str, str] 
     headers = {"Accept": "text/event-stream", **(headers or {})}
     async with http.get(f"/api/jobs/{job}/events", headers=headers) as answer:
         assert answer.status == 200
-        number = ""
+        number = kind = ""
         async for raw in answer.content:
             line = raw.decode().rstrip("\n")
             if line.startswith("id: "):
                 number = line.removeprefix("id: ")
-            elif line.startswith("data: ") and number:
+            elif line.startswith("event: "):
+                kind = line.removeprefix("event: ")
+            elif line.startswith("data: ") and not kind.startswith(("delta.", "stream.")):
                 yield int(number), line.removeprefix("data: ")
             elif not line:
-                number = ""
+                number = kind = ""
 
 
 def session(data: Path) -> aiohttp.ClientSession:
