@@ -103,6 +103,7 @@ def test_settings_travel_to_a_child_by_its_environment() -> None:
 def test_the_names_are_the_documented_ones() -> None:
     assert known_names() == {
         "PERDURE_APP",
+        "PERDURE_ARCHIVE_DAYS",
         "PERDURE_DATABASE",
         "PERDURE_FAILPOINTS",
         "PERDURE_FIRST_KEY",
@@ -110,6 +111,7 @@ def test_the_names_are_the_documented_ones() -> None:
         "PERDURE_HEALTH",
         "PERDURE_HOST",
         "PERDURE_KEY",
+        "PERDURE_LOG_DAYS",
         "PERDURE_LOG_LEVEL",
         "PERDURE_MODEL_KEY",
         "PERDURE_MODEL_NAME",
