@@ -13,8 +13,8 @@ from perdure.bus.layout import Topology, streams
 from perdure.core import event as ev
 from perdure.core.event import TYPE_OF, Status
 from perdure.local.server import RIGHTS
+from perdure_gateway.app import RESOURCES
 from perdure_gateway.problems import KINDS
-from perdure_gateway.routes import events, flows, health, inbox, jobs, runtime
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = {page.stem: page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md")}
@@ -91,7 +91,7 @@ def test_what_a_user_of_the_broker_may_do_is_told(user: str) -> None:
 
 
 def test_every_route_is_told_and_no_other() -> None:
-    routes = [r for resource in (jobs, events, inbox, flows, runtime, health) for r in resource.ROUTES]
+    routes = [r for resource in RESOURCES for r in resource.ROUTES]
     served = {f"{route.method} {_PATTERN.sub(lambda m: m[1], route.path)}" for route in routes}
     told = {name for first in rows("http") for name in re.findall(r"`((?:GET|POST|PUT|DELETE) [^`]+)`", first)}
     assert told == served

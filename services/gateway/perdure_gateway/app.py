@@ -21,23 +21,26 @@ from perdure.clock import SystemChance
 from perdure.config import GatewaySettings
 from perdure.db.engine import Database, open_database
 from perdure.errors import Fault, Unavailable
+from perdure.ids import JobId, JobRef
 from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_gateway import calls, keys, policy
-from perdure_gateway.archived import ArchivedLogs
 from perdure_gateway.auth import CALLER, Keys
 from perdure_gateway.cursors import Cursors
+from perdure_gateway.deleted import DeletedJobs, ShownLogs
 from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.limits import Limits
 from perdure_gateway.policy import Handler
 from perdure_gateway.problems import Problem, problem_of, respond
-from perdure_gateway.routes import events, flows, health, inbox, jobs, runtime
+from perdure_gateway.revoke import Revocations
+from perdure_gateway.routes import events, flows, health, inbox, job_acts, jobs, runtime
 from perdure_gateway.sql import Sql
 from perdure_gateway.strict import MAX_BYTES
 
 API: Final = "1"
 WAIT_SECONDS: Final = 0.2
 LINGER_SECONDS: Final = 2.0  # how long the rest of a refused body is read, so that its sender sees the answer
+RESOURCES: Final = (jobs, job_acts, events, inbox, flows, runtime, health)
 REQUEST_ID: Final = web.RequestKey("http_request_id", str)
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 
@@ -88,7 +91,7 @@ async def _adapters(settings: GatewaySettings, service: Service) -> AsyncIterato
         eventlog = EventLog(bus, topology.shards)
         desk = Desk(eventlog, Doorbells(bus), service.clock)
         app = make(service, bus, desk, fanout, database, settings.sql_outage_seconds)
-        async with answering(bus, calls.handlers(app)):
+        async with app[keys.REVOCATIONS].hearing(), answering(bus, calls.handlers(app)):
             yield app
 
 
@@ -115,13 +118,17 @@ def make(
     """The application over its adapters. Raises policy.Undeclared when a route says nothing about who may call it."""
     app = web.Application(middlewares=[_entry], client_max_size=MAX_BYTES)
     sql = Sql(database, service.clock)
-    desk = Desk(ArchivedLogs(desk.eventlog, sql), desk.doorbells, desk.clock)
+    deleted, revocations = DeletedJobs(sql, service.clock), Revocations(bus)
+    desk = Desk(ShownLogs(desk.eventlog, sql, deleted), desk.doorbells, desk.clock)
+    app[keys.DELETED], app[keys.REVOCATIONS] = deleted, revocations
     app[keys.BUS], app[keys.DESK], app[keys.FANOUT], app[keys.SQL] = bus, desk, fanout, sql
     app[keys.SERVICE], app[keys.CHANCE], app[keys.LIMITS] = service, SystemChance(), Limits()
     app[keys.KEYS] = Keys(sql, service.clock, outage_seconds)
     app[keys.FLOWS] = FlowHeads(sql, service.clock, outage_seconds, partial(blob.get, bus))
     app[keys.CURSORS] = Cursors(sql)
-    for resource in (jobs, events, inbox, flows, runtime, health):
+    revocations.on("job", lambda tenant, job: deleted.note(JobRef(tenant, JobId(job))))
+    revocations.on("key", lambda _, key: app[keys.KEYS].forget(key))
+    for resource in RESOURCES:
         app.add_routes(resource.ROUTES)
     policy.check(app)
     app.on_response_prepare.append(_headers)

@@ -52,6 +52,10 @@ class Keys:
             raise Unauthenticated("no key")
         return await self._verify(match[1], match[2])
 
+    def forget(self, key_id: str) -> None:
+        """It was revoked or narrowed: read it anew."""
+        self._memory.forget(key_id)
+
     async def _verify(self, secret: str, key_id: str) -> Caller:
         async def read() -> KeyRow | None:
             async with self._sql.reading() as conn:

@@ -70,6 +70,18 @@ class CancelBody(Body):
     force: bool = False
 
 
+class SignalBody(Body):
+    """`POST /api/jobs/{j}/signals/{name}`; the body may be left out."""
+
+    user_values = frozenset({"payload"})
+
+    payload: Any = None
+
+
+class NoBody(Body):
+    """Nothing, or an empty object."""
+
+
 class AnswerBody(Body):
     """`POST /api/inbox/{r}/answer`."""
 

@@ -11,8 +11,10 @@ from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_gateway.auth import Keys
 from perdure_gateway.cursors import Cursors
+from perdure_gateway.deleted import DeletedJobs
 from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.limits import Limits
+from perdure_gateway.revoke import Revocations
 from perdure_gateway.sql import Sql
 
 BUS: Final = web.AppKey("bus", Bus)
@@ -21,6 +23,8 @@ FANOUT: Final = web.AppKey("fanout", Fanout)
 SQL: Final = web.AppKey("sql", Sql)
 KEYS: Final = web.AppKey("keys", Keys)
 FLOWS: Final = web.AppKey("flows", FlowHeads)
+DELETED: Final = web.AppKey("deleted", DeletedJobs)
+REVOCATIONS: Final = web.AppKey("revocations", Revocations)
 CURSORS: Final = web.AppKey("cursors", Cursors)
 LIMITS: Final = web.AppKey("limits", Limits)
 SERVICE: Final = web.AppKey("service", Service)

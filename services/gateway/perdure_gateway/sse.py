@@ -8,7 +8,7 @@ caller's key is no longer good, and when the broker stays away.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
@@ -16,6 +16,7 @@ from aiohttp import web
 from perdure.clock import Chance, Clock
 from perdure.core.stream.frame import Frame, StreamAdapter
 from perdure.errors import Unauthenticated, Unavailable, UnsupportedVersion
+from perdure_gateway.revoke import Revocations
 
 HEARTBEAT_SECONDS: Final = 15.0
 WRITE_SECONDS: Final = 30.0
@@ -48,10 +49,12 @@ class Stream:
         stopping: asyncio.Event,
         still_good: Callable[[], Awaitable[object]],
         offset: Callable[[], str],
+        revocations: Revocations,
     ) -> None:
         self._request, self._clock, self._chance = request, clock, chance
         self._stopping, self._still_good = stopping, still_good
         self._offset, self._sent = offset, offset()
+        self._revocations = revocations
         self._response = web.StreamResponse(headers=HEADERS)
         self._ends_at = clock.monotonic() + AGE_SECONDS + AGE_JITTER_SECONDS * (2 * chance.random() - 1)
         self._look_at = clock.monotonic() + AUTH_SECONDS
@@ -82,7 +85,11 @@ class Stream:
         following = asyncio.ensure_future(anext(frames, None))
         try:
             while True:
-                await asyncio.wait({drained, following}, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                revoked = self._revocations.pulse
+                signs: set[asyncio.Future[Any]] = {drained, following, revoked}
+                await asyncio.wait(signs, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                if revoked.done():
+                    self._look_at = 0.0
                 if following.done():
                     frame = following.result()
                     if frame is None:
@@ -90,7 +97,7 @@ class Stream:
                     await self._write(frame.encode())
                     self._sent = frame.id or self._sent
                     following = asyncio.ensure_future(anext(frames, None))
-                elif not drained.done():
+                elif not drained.done() and not revoked.done():
                     await self._beat()
                 if drained.done():
                     return "drain"

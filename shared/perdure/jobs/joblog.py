@@ -97,14 +97,16 @@ class JobLog:
         attempt: EventId | None = None,
         refs: Iterable[Digest] = (),
         budget_seconds: float = APPEND_BUDGET_SECONDS,
+        event_id: EventId | None = None,
     ) -> Stored | None:
         """Append what `decide` says of the newest state; return the stored event, None when nothing fits any more.
 
         `attempt` is the event id of the writer's `attempt.started` (a runner inside its attempt), None for all others.
-        Raises Interrupted when that attempt is no longer the last one; OutcomeUnknown when the budget is over and the
-        event may be stored, Unavailable (StreamFull) when it is over and it is not; TooLarge.
+        `event_id` is a derived one, so that a wish which is sent twice at once is stored once. Raises Interrupted when
+        that attempt is no longer the last one; OutcomeUnknown when the budget is over and the event may be stored,
+        Unavailable (StreamFull) when it is over and it is not; TooLarge.
         """
-        event_id, deadline = new_event_id(), self._clock.monotonic() + budget_seconds
+        event_id, deadline = event_id or new_event_id(), self._clock.monotonic() + budget_seconds
         put: set[Digest] = set()
         while True:
             if attempt is not None and self.state.attempt_id != attempt:

@@ -23,6 +23,7 @@ from perdure.service import Service
 from perdure.testing.hand import Hand
 from perdure.testing.servers import connect
 from perdure_gateway.app import listener, make
+from perdure_gateway.keys import REVOCATIONS
 
 FLOW: dict[str, Any] = {
     "format": "perdure.graph/1",
@@ -142,6 +143,7 @@ async def start_gateway(
             fanout = await stack.enter_async_context(Fanout.open(bus))
             desk = Desk(EventLog(bus, 8), Doorbells(bus), bus.clock)
             app = make(service, bus, desk, fanout, on, outage_seconds)
+            await stack.enter_async_context(app[REVOCATIONS].hearing())
             runner = listener(app, 5.0)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)

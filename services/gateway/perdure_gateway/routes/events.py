@@ -9,19 +9,21 @@ from aiohttp import web
 from perdure.bus.eventlog import Stored
 from perdure.bus.fanout import Lagged, LiveEvent
 from perdure.core.event import TERMINAL, type_of
+from perdure.core.machine import fold
 from perdure.core.stream import withheld
 from perdure.core.stream.filter import Filtered, Types
+from perdure.core.stream.frame import Frame
 from perdure.core.stream.native import envelope
 from perdure.core.stream.offset import START, Offset, parse
 from perdure.errors import Expired, Malformed, NotFound
 from perdure.ids import JobId, JobRef
 from perdure.jobs.follow import UNTIL, attach, replay_to
-from perdure_gateway import answers, bodies
+from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER, Caller
-from perdure_gateway.keys import CHANCE, DESK, FANOUT, KEYS, LIMITS, SERVICE
+from perdure_gateway.keys import CHANCE, DESK, FANOUT, KEYS, LIMITS, REVOCATIONS, SERVICE
 from perdure_gateway.policy import allow
 from perdure_gateway.problems import Problem
-from perdure_gateway.sse import Stream
+from perdure_gateway.sse import HEADERS, Stream
 
 MAX_PAGE_EVENTS: Final = 500
 MAX_PAGE_BYTES: Final = 1024 * 1024
@@ -56,8 +58,13 @@ async def _stream(request: web.Request, ref: JobRef) -> web.StreamResponse:
         raise Problem("draining", "another gateway will answer", headers={"Retry-After": "1"})
     attached = attach(app[DESK].eventlog, app[FANOUT], service.clock, ref, after, adapter)
     with app[LIMITS].stream(request[CALLER].key_id):
-        async with app[LIMITS].attaching():
-            follower = await attached.__aenter__()
+        try:
+            async with app[LIMITS].attaching():
+                follower = await attached.__aenter__()
+        except Expired as exc:
+            if exc.code != "offset-expired":
+                raise
+            return await _behind_a_gap(request, ref, exc, snapshot="gap" in query)
         try:
             if follower.exhausted:
                 return web.Response(status=204)
@@ -68,6 +75,7 @@ async def _stream(request: web.Request, ref: JobRef) -> web.StreamResponse:
                 service.stopping,
                 lambda: app[KEYS].caller(request),
                 lambda: str(follower.offset),
+                app[REVOCATIONS],
             )
             async with aclosing(follower.frames(until)) as frames:
                 return await stream.send(frames, adapter)
@@ -143,6 +151,27 @@ async def _download(request: web.Request, ref: JobRef) -> web.StreamResponse:
     for stored in entries:
         if types is None or type_of(stored.event) in types:
             await response.write(_shown(ref.job, stored, values=values) + b"\n")
+    await response.write_eof()
+    return response
+
+
+async def _behind_a_gap(request: web.Request, ref: JobRef, gone: Expired, *, snapshot: bool) -> web.StreamResponse:
+    """What a reader gets whose events are kept nowhere: 410, or as a stream (an EventSource cannot read a 410) which
+    events are missing and the job as it ended. Raises Expired.
+    """
+    entries = await request.app[DESK].eventlog.read(ref)
+    if not snapshot or not entries:
+        raise Expired(gone.code, str(gone), gone.facts | {"snapshot": f"/api/jobs/{ref.job}/state"})
+    job = fold(stored.event for stored in entries)
+    gap = {"from": "1", "to": str(entries[0].event.seq - 1)}
+    said = {"offset": str(job.seq), "job": views.job_of_state(ref, job)}
+    response = web.StreamResponse(headers=HEADERS)
+    await response.prepare(request)
+    for frame in (
+        Frame(None, "stream.gap", msgspec.json.encode(gap)),
+        Frame(str(job.seq), "stream.snapshot", msgspec.json.encode(said)),
+    ):
+        await response.write(frame.encode())
     await response.write_eof()
     return response
 

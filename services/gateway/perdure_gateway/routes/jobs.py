@@ -12,16 +12,17 @@ from perdure.core.machine import JobState
 from perdure.core.request import asked_in
 from perdure.db.jobs import JobFilter, Order, list_jobs
 from perdure.errors import Fault, Invalid, NotFound, Unavailable
-from perdure.ids import Digest, JobRef, Principal, Queue, is_uuid
+from perdure.ids import Digest, JobRef, Principal, Queue, is_uuid, job_id_of_key
 from perdure.jobs import control, read
 from perdure.jobs.submit import DEADLINE_SECONDS, Accepted, Submission, submit, submitted_before
-from perdure_gateway import answers, bodies, views
+from perdure_gateway import answers, bodies, views, waiting
 from perdure_gateway.accept import Fitting, fitting
 from perdure_gateway.auth import CALLER, Caller
-from perdure_gateway.keys import DESK, FLOWS, SQL
+from perdure_gateway.keys import DELETED, DESK, FLOWS, LIMITS, SQL
 from perdure_gateway.policy import allow
 from perdure_gateway.problems import Problem
 
+MAX_WAIT_SECONDS: Final = 60
 TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 STATUSES: Final = frozenset(status.value for status in Status)
 FILTERS: Final = ("status", "flow", "tag", "session", "owner", "parent", "waiting")
@@ -32,8 +33,10 @@ INSTANTS: Final = ("created_after", "created_before", "updated_after")
 async def create(request: web.Request) -> web.Response:
     """`POST /api/jobs`: 202 with the job; what would be refused is refused before anything is written."""
     caller, desk = request[CALLER], request.app[DESK]
-    key = bodies.idempotency_key(request)
+    key, wait = bodies.idempotency_key(request), answers.wait_seconds(request, MAX_WAIT_SECONDS)
     body = await bodies.read(request, bodies.SubmitBody)
+    if key is not None and await request.app[DELETED].has(_made_by(caller, key)):
+        raise Problem("job-deleted", "the job that this key has made was deleted")
     fingerprint = body.fingerprint()
     try:
         fits = await _checked(request, caller, body)
@@ -42,7 +45,7 @@ async def create(request: web.Request) -> web.Response:
         before = await submitted_before(desk, caller.tenant, caller.principal, key, fingerprint) if key else None
         if before is None:
             raise
-        return _accepted(before)
+        return await _accepted(request, before, wait)
     submission = Submission(
         tenant=caller.tenant,
         owner=caller.principal,
@@ -60,7 +63,7 @@ async def create(request: web.Request) -> web.Response:
         idempotency_key=key,
         traceparent=_traceparent(request),
     )
-    return _accepted(await submit(desk, submission))
+    return await _accepted(request, await submit(desk, submission), wait)
 
 
 @allow("read")
@@ -76,10 +79,22 @@ async def index(request: web.Request) -> web.Response:
 
 @allow("read")
 async def show(request: web.Request) -> web.Response:
-    """`GET /api/jobs/{job}`: folded from the log, so whoever wrote reads what was written."""
+    """`GET /api/jobs/{job}`: folded from the log, so whoever wrote reads what was written.
+
+    With `Prefer: wait` it is held until the job has another `seq` than If-None-Match, or without that header until it
+    has ended or sleeps.
+    """
     bodies.query(request)
+    wait, known = answers.wait_seconds(request, MAX_WAIT_SECONDS), answers.etags(request, "If-None-Match")
     log = await read.load(request.app[DESK], _ref(request))
-    return answers.tagged(request, str(log.state.seq), views.job_of_state(log.ref, log.state))
+    job = log.state
+    if wait is not None:
+        enough = (lambda job: f'"{job.seq}"' not in known) if known else waiting.settled
+        with request.app[LIMITS].stream(request[CALLER].key_id):
+            job = await waiting.until(request, log.ref, job, wait, enough)
+    response = answers.tagged(request, str(job.seq), views.job_of_state(log.ref, job))
+    response.headers.update(answers.waited(wait))
+    return response
 
 
 @allow("read")
@@ -134,8 +149,13 @@ async def cancel(request: web.Request) -> web.Response:
     return _job(ref, job)
 
 
-def _accepted(accepted: Accepted) -> web.Response:
-    response = _job(accepted.ref, accepted.state)
+async def _accepted(request: web.Request, accepted: Accepted, wait: int | None) -> web.Response:
+    job = accepted.state
+    if wait is not None:
+        with request.app[LIMITS].stream(request[CALLER].key_id):
+            job = await waiting.until(request, accepted.ref, job, wait, waiting.settled)
+    response = _job(accepted.ref, job)
+    response.headers.update(answers.waited(wait))
     if accepted.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return response
@@ -161,6 +181,10 @@ async def _checked(request: web.Request, caller: Caller, body: bodies.SubmitBody
 def _traceparent(request: web.Request) -> str | None:
     text = request.headers.get("traceparent", "")
     return text if TRACEPARENT.fullmatch(text) else None
+
+
+def _made_by(caller: Caller, key: str) -> JobRef:
+    return JobRef(caller.tenant, job_id_of_key(caller.tenant, caller.principal, key))
 
 
 def _ref(request: web.Request) -> JobRef:
