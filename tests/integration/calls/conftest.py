@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import os
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -75,6 +76,26 @@ class Fleet:
         async with self.starting(*modules, tenants=tenants) as service:
             await self.eventually(lambda: service.ready)
             yield service
+
+    @asynccontextmanager
+    async def process(self, *modules: str, failpoints: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A runner as a process of its own, which dies at `failpoints`."""
+        environ = {**os.environ, **self.settings(*modules).environ(), "PERDURE_FAILPOINTS": failpoints}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            "perdure_runner",
+            env=environ | {"PERDURE_PARENT": str(os.getpid())},
+            cwd=self.folder,
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
 
 
 async def _serve(settings: RunnerSettings, service: Service) -> None:

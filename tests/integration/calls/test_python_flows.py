@@ -156,8 +156,9 @@ async def test_other_code_is_another_version_the_same_code_is_not_and_jobs_run_o
 
 
 async def test_a_runner_hands_back_what_it_does_not_have_and_the_other_one_runs_it(
-    gateway: Gateway, fleet: Fleet, eventually: Eventually
+    gateway: Gateway, fleet: Fleet, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("perdure.clock.SystemChance.random", lambda self: 0.0)  # handed back for the shortest time
     async with fleet.runner(fleet.module(SHOP)):
         jobs = [await submitted(gateway, fleet, "order", {"item": "tea", "amount": n}) for n in range(4)]
         async with fleet.runner(fleet.module(BAKERY)):
@@ -170,8 +171,9 @@ async def test_a_runner_hands_back_what_it_does_not_have_and_the_other_one_runs_
 
 
 async def test_only_the_tenants_of_a_runner_see_and_run_its_flows(
-    gateway: Gateway, fleet: Fleet, database: Database, eventually: Eventually
+    gateway: Gateway, fleet: Fleet, database: Database, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("perdure.clock.SystemChance.random", lambda self: 0.0)  # handed back for the shortest time
     other = Tenant(f"{fleet.tenant}b"[:32])
     async with database.transaction() as conn:
         await ensure_tenant(conn, other, now=gateway.desk.clock.broker_now())
@@ -201,20 +203,32 @@ async def test_without_a_gateway_a_runner_of_python_flows_waits_and_takes_nothin
         version = (await first.client.get("/api/flows/bake")).body["version"]
     async with opened() as away:
         job = await submitted(away, fleet, "bake")  # rung, and nobody there
-    async with fleet.starting(name) as service:
-        await eventually(lambda: service.facts.get("runner"))
-        for _ in range(50):
-            await asyncio.sleep(0.01)
-            assert not service.ready
+    heard = asyncio.Event()
+
+    async def hear(_: object) -> None:
+        heard.set()
+
+    async with connect(fleet.server) as bus, fleet.starting(name) as service:
+        silent = await bus.subscribe("call.register", hear)  # a gateway that is stuck
+        await heard.wait()
+        assert not service.ready
+        assert len(await away.desk.eventlog.read(away.hand(job).ref)) == 1
+        await bus.unsubscribe(silent)
         async with opened() as back:
             await eventually(lambda: service.ready)
             assert (await outcome(back, eventually, job))["status"] == "completed"
             assert (await back.client.get("/api/flows/bake")).body["version"] == version
 
 
-async def test_a_runner_that_waits_for_a_gateway_can_be_stopped(fleet: Fleet, eventually: Eventually) -> None:
-    async with fleet.starting(fleet.module(BAKERY)) as service:
-        await eventually(lambda: service.facts.get("runner"))
+async def test_a_runner_that_waits_for_a_gateway_can_be_stopped(fleet: Fleet) -> None:
+    heard = asyncio.Event()
+
+    async def hear(_: object) -> None:
+        heard.set()
+
+    async with connect(fleet.server) as bus, fleet.starting(fleet.module(BAKERY)) as service:
+        await bus.subscribe("call.register", hear)
+        await heard.wait()
         service.stop()
     assert service.exit_code == 0
 
