@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.engine.components.address import Refused, public, target
+from perdure.engine.components.address import Refused, host_port, public, target
+from perdure.engine.components.endpoint import ModelEndpoint
+from perdure.errors import Malformed
 
 
 @pytest.mark.parametrize(
@@ -125,6 +127,28 @@ def test_a_list_opens_exactly_what_it_names() -> None:
     for other in ("http://intra.example/", "http://a.intra.example:8080/", "http://intra.example:8081/"):
         with pytest.raises(Refused):
             target(other, allow)
+
+
+def test_a_list_may_write_a_host_in_any_way() -> None:
+    assert host_port("[0:0::1]", 80) == ("::1", 80)
+    assert host_port("INTRA.example", 8080) == ("intra.example", 8080)
+    assert target("http://[::1]:80/", [host_port("0:0:0::1", 80)]).listed
+
+
+@pytest.mark.parametrize(
+    "url", ["http://bücher.example/v1", "http://model.example./v1", "http://127.1/v1", "http://[::1%25lo]/v1"]
+)
+def test_a_model_s_address_is_checked_when_the_runner_starts(url: str) -> None:
+    with pytest.raises(Malformed):
+        ModelEndpoint(url=url)
+    for fine in (
+        "http://localhost:11434/v1",
+        "http://[::1]:8000/v1",
+        "https://models.example/openai/v1",
+        "http://m/v1",
+    ):
+        endpoint = ModelEndpoint(url=fine)
+        assert target(endpoint.completions, [endpoint.address]).listed
 
 
 @pytest.mark.parametrize(

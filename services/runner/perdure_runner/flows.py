@@ -19,7 +19,7 @@ from perdure.core.graph.catalogue import BUILTIN, extended
 from perdure.core.graph.ports import Catalogue
 from perdure.core.graph.spec import GraphSpec, parse
 from perdure.engine.app import PythonFlow
-from perdure.engine.components.address import HostPort
+from perdure.engine.components.address import HostPort, host_port
 from perdure.engine.components.contract import Component, Components
 from perdure.engine.components.endpoint import ModelEndpoint
 from perdure.engine.components.outbound import Outbound
@@ -52,7 +52,7 @@ class Flows:
         """
         self._bus = bus
         self._python, self._tenants = python or {}, frozenset(tenants)
-        hosts = {(host.lower(), port) for host, port in allow}
+        hosts = {host_port(host, port) for host, port in allow}
         own = components or {}
         self._built_in = builtin(model, Outbound(hosts if model is None else hosts | {model.address}))
         self._all = {**self._built_in, **own}

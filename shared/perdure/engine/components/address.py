@@ -63,6 +63,15 @@ class Target(Struct, frozen=True):
     address: IPAddress | None
 
 
+def host_port(host: str, port: int) -> HostPort:
+    """Host and port as `target` compares them."""
+    bare = host.strip("[]").lower()
+    try:
+        return str(ipaddress.ip_address(bare)), port
+    except ValueError:
+        return bare, port
+
+
 def target(text: str, allow: Collection[HostPort] = ()) -> Target:
     """Where `text` leads. Raises Refused for what is no plain URL, and for http and other ports unless listed."""
     match = _URL.fullmatch(text) if len(text) <= MAX_URL_CHARS else None

@@ -6,7 +6,7 @@ from typing import Final
 from msgspec import Struct
 from yarl import URL
 
-from perdure.engine.components.address import HostPort
+from perdure.engine.components.address import HostPort, Refused, host_port, target
 from perdure.errors import Malformed
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,4096}", re.ASCII)
@@ -36,6 +36,10 @@ class ModelEndpoint(Struct, frozen=True, kw_only=True):
         plain = not (url.user or url.password or url.query_string or url.fragment or _ODD.search(self.url))
         if url.scheme not in ("http", "https") or not url.host or not plain:
             raise Malformed("the model's URL must be http or https with a host, without user, query and fragment")
+        try:
+            target(self.completions, [self.address])
+        except Refused as exc:
+            raise Malformed("the model's URL is none that the outbound client takes") from exc
         if self.key is not None and _KEY.fullmatch(self.key) is None:
             raise Malformed("the model's key must be printable ASCII without blanks")
 
@@ -51,7 +55,7 @@ class ModelEndpoint(Struct, frozen=True, kw_only=True):
     def address(self) -> HostPort:
         """Host and port, for the list of what may be asked."""
         url = URL(self.url)
-        return (url.host or "").lower(), url.port or 0
+        return host_port(url.raw_host or "", url.port or 0)
 
     @property
     def headers(self) -> dict[str, str]:
