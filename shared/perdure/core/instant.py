@@ -10,8 +10,8 @@ Instant = NewType("Instant", str)
 
 def instant(at: datetime) -> Instant:
     """`at` (aware) as an Instant, cut to the millisecond."""
-    utc = at.astimezone(UTC)
-    return Instant(f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z")
+    utc = at if at.tzinfo is UTC else at.astimezone(UTC)
+    return Instant(utc.isoformat(timespec="milliseconds")[:-6] + "Z")  # in place of "+00:00"
 
 
 def moment(at: Instant) -> datetime:

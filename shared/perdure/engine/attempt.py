@@ -28,6 +28,7 @@ from perdure.engine.delivery import deliver, hung
 from perdure.engine.port import Decide, Port
 from perdure.engine.steps import StepCall
 from perdure.engine.trace import place
+from perdure.engine.watch import Watch
 from perdure.engine.workflow import Workflow
 from perdure.errors import BrokenLog, CodeChanged, ConcurrencyError, Interrupted, Suspended, TooLarge
 
@@ -55,8 +56,9 @@ class Pass:
         self._port = port
         self._hang_seconds = hang_seconds
         self._close_seconds = close_seconds
-        self._bench = Bench(port, threads or _threads())
-        self._wake = asyncio.Event()
+        self._watch = Watch(port)
+        self._bench = Bench(port, threads or _threads(), self._watch.nudge)
+        self._woken = False  # something that the loop must look at has happened since it last looked
         self._broken: BaseException | None = None  # what a call's append raised: the end of the attempt
         self._draining = False
         self._calls: dict[asyncio.Task[None], Call] = {}  # what runs for calls, abandoned ones too
@@ -71,6 +73,8 @@ class Pass:
         except BaseException:
             await self._end(Interrupted)
             raise
+        finally:
+            self._watch.stop()
 
     async def close(self) -> None:
         """End the branches of a pass that has run, with Suspended; their `finally` have `close_seconds`."""
@@ -79,7 +83,7 @@ class Pass:
     def drain(self) -> None:
         """Start nothing new; when the steps that run have ended the pass hands the job on."""
         self._draining = True
-        self._wake.set()
+        self._wake()
 
     def halt(self) -> None:
         """Drain without waiting for running steps: their functions are cancelled and leave no event."""
@@ -97,8 +101,9 @@ class Pass:
         context = Context(bench)
         root = branches.start(ROOT, self._workflow.body(context, bench.submitted.input), None, Told.NOT)
         while True:
-            self._wake.clear()
+            self._woken = False
             spinning = not await branches.still()
+            moves = branches.moves
             if self._broken is not None:
                 raise self._broken
             if spinning:
@@ -117,7 +122,7 @@ class Pass:
                 continue
             else:
                 self._start_ready()
-                end = await self._wait()
+                end = await self._wait(moves)
             if end is not None:
                 return end
 
@@ -182,7 +187,8 @@ class Pass:
             if call.handler is not None:
                 del self._calls[call.handler]
                 call.handler = None
-            self._wake.set()
+            if call.branch.call is call or self._broken is not None:  # else the event that it appended says it all
+                self._wake()
 
     def _running(self) -> list[Call]:
         """The parked calls for which something runs."""
@@ -195,23 +201,26 @@ class Pass:
 
     # ------------------------------------------------------------------------------------------ waiting
 
-    async def _wait(self) -> AnyEvent | None:
-        """Until something may have changed; or the suspension, when every branch waits for something far away."""
+    async def _wait(self, moves: int) -> AnyEvent | None:
+        """Until something may have changed; or the suspension, when every branch waits for something far away.
+
+        `moves` is how often code had moved when the branches were still.
+        """
         if self._running():
-            await self._changed(self._next_instant())
+            await self._changed(self._next_instant(), moves)
             return None
         calls = self._bench.branches.parked()
         hanging = self._bench.branches.hanging()
         wake_at = min((call.due for call in calls if call.due is not None), default=None)
         short = wake_at is not None and seconds_between(self._port.now(), wake_at) <= SHORT_WAIT_SECONDS
         if hanging:
-            if await self._changed(wake_at if short else None, hanging=True):
+            if await self._changed(wake_at if short else None, moves, hanging=True):
                 return None
             if not any(call.waiting() for call in calls):
                 return await self._fail(hung(hanging, "and no event can change that"))
             log.warning("suspending while code hangs", at=[place(b.driven.coroutine) for b in hanging[:3]])
         elif short and not self._draining:
-            await self._changed(wake_at)
+            await self._changed(wake_at, moves)
             return None
         return await self._suspend(drained=False)
 
@@ -231,23 +240,15 @@ class Pass:
         instants = [call.due for call in self._bench.branches.parked() if call.handler is None]
         return min((at for at in [*instants, *ends.instants(job)] if at is not None), default=None)
 
-    async def _changed(self, until: Instant | None, hanging: bool = False) -> bool:
+    async def _changed(self, until: Instant | None, moves: int, hanging: bool = False) -> bool:
         """Until an event, a move, a handler's end, a drain, or `until`; False when code hung for long."""
-        stirred = self._bench.branches.stirred  # code that hung may move by itself
-        stirred.clear()
-        moved = asyncio.create_task(self._port.moved(self._bench.journal.seq, until))
-        waits = [moved, *(asyncio.create_task(_set(event)) for event in (self._wake, stirred))]
-        try:
-            done, _ = await asyncio.wait(
-                waits, timeout=self._hang_seconds if hanging else None, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            for task in waits:
-                task.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
-        if moved in done:
-            moved.result()
-        return bool(done)
+        if self._woken or self._bench.branches.moves != moves:  # code that hung moves by itself
+            return True
+        return await self._watch.changed(self._bench.journal.seq, until, self._hang_seconds if hanging else None)
+
+    def _wake(self) -> None:
+        self._woken = True
+        self._watch.nudge()
 
     # ------------------------------------------------------------------------------------------ the end
 
@@ -256,7 +257,7 @@ class Pass:
         bench = self._bench
         bench.live.over = True
         bench.branches.close_all(kind)
-        tasks = {branch.task: branch for branch in bench.branches if not branch.done}
+        tasks = {branch.task: branch for branch in bench.branches}
         if not tasks and not self._calls:
             return
         _, left = await asyncio.wait([*tasks, *self._calls], timeout=self._close_seconds)
@@ -272,10 +273,6 @@ class Pass:
                 call.give_up()
         if left:
             await asyncio.wait(left, timeout=self._close_seconds)
-
-
-async def _set(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 @cache

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Bench:
     """Built inside the loop that runs the pass."""
 
-    def __init__(self, port: Port, threads: Executor) -> None:
+    def __init__(self, port: Port, threads: Executor, on_move: Callable[[], None] = lambda: None) -> None:
         first = port.log[0] if port.log else None
         if not isinstance(first, JobSubmitted):
             raise BrokenLog(f"job {port.ref.job} has nothing to run: it was never submitted")
@@ -30,7 +30,7 @@ class Bench:
         self.submitted: SubmittedData = first.data  # of the log, where the input is, be it a blob; the fold has the ref
         self.threads = threads
         self.journal = Journal(port.log)
-        self.branches = Branches()
+        self.branches = Branches(on_move)
         self.live = Live(port, self.journal)
         self.abandoned: dict[Key, Call] = {}
         self.asks: dict[RequestId, AskCall] = {}

@@ -9,7 +9,7 @@ at once.
 import asyncio
 import inspect
 from collections import Counter
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -72,29 +72,34 @@ class Branch:
 class Branches:
     """All branches of a pass, in the order in which they started."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_move: Callable[[], None] = lambda: None) -> None:
         self.by_path: dict[str, Branch] = {}
+        self._open: dict[str, Branch] = {}  # those that have not ended, in the same order
+        self._on_move = on_move
         self.active = 0
         self.moves = 0
         self.stirred = asyncio.Event()
         self.cancelling = False
 
-    def __iter__(self) -> "Generator[Branch]":
-        yield from list(self.by_path.values())
+    def __iter__(self) -> "Iterator[Branch]":
+        """The branches that have not ended."""
+        yield from list(self._open.values())
 
     @property
     def all_done(self) -> bool:
         """Whether every branch has ended."""
-        return all(branch.done for branch in self.by_path.values())
+        return not self._open
 
     def parked(self) -> "list[Call]":
         """The calls that branches wait in, in the order in which they were made."""
-        calls = [b.call for b in self.by_path.values() if b.call is not None and not b.done]
-        return sorted(calls, key=lambda call: call.order)
+        calls = [branch.call for branch in self._open.values() if branch.call is not None]
+        if len(calls) > 1:
+            calls.sort(key=lambda call: call.order)
+        return calls
 
     def hanging(self) -> list[Branch]:
         """The branches that wait for something else than a context call."""
-        return [b for b in self.by_path.values() if b.call is None and not b.done]
+        return [branch for branch in self._open.values() if branch.call is None]
 
     def start(self, path: str, coroutine: Coroutine[Any, Any, Any], group: "Group | None", told: Told) -> Branch:
         """A new branch; its code runs from the next turn of the loop on, in the context of whoever starts it."""
@@ -103,7 +108,7 @@ class Branches:
         branch = Branch(self, path, coroutine, group, told)
         if group is not None:
             branch.heard.update(group.parent.heard)
-        self.by_path[path] = branch
+        self.by_path[path] = self._open[path] = branch
         self.active += 1
         branch.task = asyncio.create_task(self._live(branch), name=f"perdure branch {path or '/'}")
         return branch
@@ -116,6 +121,7 @@ class Branches:
         except BaseException as exc:  # noqa: BLE001  # no exception of user code reaches a task: it is the branch's result
             branch.error = exc
         branch.done = True
+        del self._open[branch.path]
         for group in branch.groups:
             group.close(branch.closing or Closed)  # what it started and did not wait for
         if branch.group is not None:
@@ -127,6 +133,7 @@ class Branches:
         """Code of a branch has run."""
         self.moves += 1
         self.stirred.set()
+        self._on_move()
 
     async def still(self) -> bool:
         """Until every branch waits in a context call, or hangs while STILL_TURNS turns of the loop moved none.
@@ -212,7 +219,7 @@ class Branches:
         """Tell every branch once that the job is being cancelled: where it waits, or at its next call."""
         self.cancelling = True
         for branch in self:
-            if branch.done or branch.closing is not None:
+            if branch.closing is not None:
                 continue
             branch.told = Told.DUE
             call = branch.call

@@ -9,6 +9,7 @@ import inspect
 import typing
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -18,6 +19,9 @@ from perdure.errors import Malformed
 
 Shape = Any  # a type form as annotations hold it; UNSHAPED where nothing is declared
 UNSHAPED: Final = object()
+# Read once for each function and forgotten with it: every step asks, and the answer takes long to find.
+_known: Final[WeakKeyDictionary[Callable[..., object], dict[str, Any]]] = WeakKeyDictionary()
+_inputs: Final[WeakKeyDictionary[Callable[..., object], Shape]] = WeakKeyDictionary()
 
 
 def plain(value: object) -> Any:  # any JSON
@@ -41,6 +45,12 @@ def shape_of(fn: Callable[..., object], returns: Shape = None) -> Shape:
 
 def input_shape(fn: Callable[..., object]) -> Shape:
     """What the input of a workflow is converted to: the annotation of its second parameter, None if it has none."""
+    if fn not in _inputs:
+        _inputs[fn] = _input_shape(fn)
+    return _inputs[fn]
+
+
+def _input_shape(fn: Callable[..., object]) -> Shape:
     parameters = list(inspect.signature(fn).parameters.values())
     if len(parameters) < 2:
         return None
@@ -78,10 +88,15 @@ def _hints(fn: Callable[..., object]) -> dict[str, Any]:
         fn = fn.func
     if not inspect.isroutine(fn):
         fn = type(fn).__call__
-    try:
-        return typing.get_type_hints(fn, include_extras=True)
-    except (NameError, TypeError):  # names that only a type checker sees
+    if not getattr(fn, "__annotations__", None):
         return {}
+    key = getattr(fn, "__func__", fn)  # a bound method is a new object at each look
+    if key not in _known:
+        try:
+            _known[key] = typing.get_type_hints(fn, include_extras=True)
+        except (NameError, TypeError):  # names that only a type checker sees
+            return {}
+    return _known[key]
 
 
 def _name(shape: Shape) -> str:

@@ -58,7 +58,6 @@ class MemoryPort:
 
     async def append(self, decide: Decide, refs: Iterable[Digest] = ()) -> AnyEvent | None:
         async with self._turn:
-            await asyncio.sleep(0)  # as an append takes time: others run meanwhile
             while True:
                 self._believe()
                 job = self.job
@@ -66,6 +65,7 @@ class MemoryPort:
                 if data is None:
                     return None
                 self.before_append(data)
+                await asyncio.sleep(0)  # it is on its way: others run meanwhile
                 if job.seq == self.job.seq:
                     break  # nobody was faster
             event = self._job.stamped(data, refs)
@@ -78,7 +78,6 @@ class MemoryPort:
             stored = self._job.store(event)
             if self._at_seq == event.seq and self._crash == "after":
                 raise SimulatedCrash(f"after {event.seq}")
-            await asyncio.sleep(0)
             return stored
 
     async def moved(self, seq: int, until: Instant | None = None) -> None:
