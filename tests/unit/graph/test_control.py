@@ -1,5 +1,6 @@
 """Branches, waits and what else an ask node can say, run on the engine."""
 
+import json
 from typing import Any
 
 import pytest
@@ -155,6 +156,7 @@ def test_a_wait_is_told_once_how_long() -> None:
     assert faults(timed) == {("/nodes/0/timeout_seconds", "not-allowed")}
 
 
+AMOUNT = {"type": "object", "properties": {"amount": {"type": "number"}}, "required": ["amount"]}
 FORM = {
     "title": "Which one?",
     "kind": "input",
@@ -196,10 +198,44 @@ async def test_a_form_asks_named_people_and_its_fields_flow_on() -> None:
         ({"assignees": {"users": "bob"}}, {("/nodes/0/inputs/assignees/users", "wrong-type")}),
         ({"assignees": {"anyone_with": "read"}}, {("/nodes/0/inputs/assignees/anyone_with", "invalid-value")}),
         ({"assignees": ["bob"]}, {("/nodes/0/inputs/assignees", "wrong-type")}),
+        (
+            {"response_schema": {"properties": {"word": {"type": "string", "format": "password"}}}},
+            {("/nodes/0/inputs/response_schema", "not-allowed")},
+        ),
+        (
+            {"response_schema": {"allOf": [{"properties": {"word": {"writeOnly": True}}}]}},
+            {("/nodes/0/inputs/response_schema", "not-allowed")},
+        ),
+        ({"response_schema": {"description": "x" * 70_000}}, {("/nodes/0/inputs/response_schema", "too-large")}),
+        (
+            {"response_schema": json.loads('{"not":' * 17 + "{}" + "}" * 17)},
+            {("/nodes/0/inputs/response_schema", "too-large")},
+        ),
+        ({"proposal": {"amount": "x"}, "proposal_schema": AMOUNT}, {("/nodes/0/inputs/proposal/amount", "type")}),
+        (
+            {"expires_in_seconds": 9, "on_timeout": {"do": "answer", "action": "reject"}, "response_schema": AMOUNT},
+            {("/nodes/0/inputs/on_timeout/payload/amount", "required")},
+        ),
+        (
+            {
+                "expires_in_seconds": 9,
+                "on_timeout": {"do": "answer", "action": "reject", "payload": {"amount": "x"}},
+                "actions": [{"id": "reject", "requires": ["comment"]}],
+                "response_schema": AMOUNT,
+            },
+            {("/nodes/0/inputs/on_timeout/payload/amount", "type")},
+        ),
     ],
 )
 def test_what_an_ask_node_may_not_say(inputs: dict[str, Any], expected: set[tuple[str, str]]) -> None:
     assert faults(graph([{"id": "q", "component": "ask", "inputs": {"title": "?", **inputs}}])) == expected
+
+
+def test_an_action_s_own_requirements_stand_in_for_those_of_the_schema() -> None:
+    late = {"do": "answer", "action": "reject"}
+    inputs = {"title": "?", "expires_in_seconds": 9, "on_timeout": late, "response_schema": AMOUNT,
+              "actions": [{"id": "reject", "requires": ["comment"]}]}  # fmt: skip
+    assert spec.parse(graph([{"id": "q", "component": "ask", "inputs": inputs}])).nodes[0].id == "q"
 
 
 async def test_a_data_input_takes_any_json_and_its_default() -> None:

@@ -17,6 +17,8 @@ MAX_ACTIONS: Final = 12
 MAX_POINTERS: Final = 100
 MAX_HEADERS: Final = 50
 MAX_ASSIGNEES: Final = 100
+MAX_SCHEMA_BYTES: Final = 64 * 1024
+MAX_SCHEMA_DEPTH: Final = 16
 RESERVED_PORTS: Final = ("payload", "comment", "timeout")  # the other outputs of an ask
 OWN_HEADERS: Final = frozenset(
     {
@@ -188,12 +190,33 @@ def _schema(value: UserValue, at: str, faults: Faults) -> None:
     if not isinstance(value, dict):
         faults.add(at, "wrong-type", "must be an object: a JSON Schema")
         return
-    _json(value, at, faults)
+    if len(codec.canonical(value)) > MAX_SCHEMA_BYTES or _depth(value) > MAX_SCHEMA_DEPTH:
+        faults.add(
+            at, "too-large", f"must take at most {MAX_SCHEMA_BYTES} bytes and be at most {MAX_SCHEMA_DEPTH} deep"
+        )
+        return
     try:
         schema.check_schema(value, at)
     except Invalid as exc:
         for fault in exc.faults:
             faults.add(fault.pointer or at, fault.code, fault.detail)
+    if _secret(value):
+        faults.add(at, "not-allowed", "secrets do not travel through requests: no password, no writeOnly")
+
+
+def _depth(value: UserValue) -> int:
+    """How deep lists and objects lie in each other."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
+
+
+def _secret(value: UserValue) -> bool:
+    """Whether a schema asks for a secret anywhere."""
+    if isinstance(value, list):
+        return any(map(_secret, value))
+    if not isinstance(value, dict):
+        return False
+    return value.get("format") == "password" or value.get("writeOnly") is True or any(map(_secret, value.values()))
 
 
 def _assignees(value: UserValue, at: str, faults: Faults) -> None:

@@ -4,6 +4,8 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from perdure.core import schema
+from perdure.core.event import UserValue
 from perdure.core.graph import literal
 from perdure.core.graph.faults import Faults, pointer
 from perdure.core.graph.nested import reference_of, scope_of
@@ -124,8 +126,7 @@ def _own(node: Node, component: ComponentSpec, wired: Mapping[str, Edge], scope:
     at = f"/nodes/{node.index}/inputs"
     match component.role:
         case "ask":
-            if "actions" not in node.inputs and node.inputs.get("kind") == "choice":
-                faults.add(f"{at}/actions", "missing", "a choice names its actions")
+            _ask(node, faults)
         case "wait":
             given = [name for name in ("seconds", "until") if name in node.inputs or name in wired]
             if len(given) != 1:
@@ -136,6 +137,26 @@ def _own(node: Node, component: ComponentSpec, wired: Mapping[str, Edge], scope:
             _map(node, component, scope, faults)
         case _:
             pass
+
+
+def _ask(node: Node, faults: Faults) -> None:
+    """That a choice has choices, and that what the node says by itself keeps the schemas that it names."""
+    at, inputs = f"/nodes/{node.index}/inputs", node.inputs
+    if "actions" not in inputs and inputs.get("kind") == "choice":
+        faults.add(f"{at}/actions", "missing", "a choice names its actions")
+    if any(fault.pointer is not None and fault.pointer.startswith(at) for fault in faults.found):
+        return  # what is refused itself is not compared
+    if "proposal" in inputs and "proposal_schema" in inputs:
+        for fault in schema.faults(inputs["proposal_schema"], inputs["proposal"], f"{at}/proposal"):
+            faults.add(fault.pointer or at, fault.code, fault.detail)
+    late = inputs.get("on_timeout")
+    if late is not None and late["do"] == "answer" and "response_schema" in inputs:
+        action: dict[str, UserValue] = next((a for a in inputs.get("actions", ()) if a["id"] == late["action"]), {})
+        rule = inputs["response_schema"] | (
+            {"required": [name for name in action["requires"] if name != "comment"]} if "requires" in action else {}
+        )
+        for fault in schema.faults(rule, late.get("payload", {}), f"{at}/on_timeout/payload"):
+            faults.add(fault.pointer or at, fault.code, fault.detail)
 
 
 def _flow(node: Node, component: ComponentSpec, scope: Scope, faults: Faults) -> None:
