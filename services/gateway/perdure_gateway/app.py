@@ -34,13 +34,14 @@ from perdure_gateway.policy import Handler
 from perdure_gateway.problems import Problem, problem_of, respond
 from perdure_gateway.revoke import Revocations
 from perdure_gateway.routes import events, flows, health, inbox, job_acts, jobs, runtime
+from perdure_gateway.routes import keys as key_routes
 from perdure_gateway.sql import Sql
 from perdure_gateway.strict import MAX_BYTES
 
 API: Final = "1"
 WAIT_SECONDS: Final = 0.2
 LINGER_SECONDS: Final = 2.0  # how long the rest of a refused body is read, so that its sender sees the answer
-RESOURCES: Final = (jobs, job_acts, events, inbox, flows, runtime, health)
+RESOURCES: Final = (jobs, job_acts, events, inbox, flows, runtime, key_routes, health)
 REQUEST_ID: Final = web.RequestKey("http_request_id", str)
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 

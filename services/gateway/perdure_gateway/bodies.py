@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_args
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
@@ -24,6 +24,8 @@ _KEY: Final = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
 _JSON_TYPE: Final = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.ASCII | re.IGNORECASE)
 
 Name = Annotated[str, StringConstraints(pattern=f"^{FLOW_NAME.pattern}$")]
+PrincipalName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,126}$")]
+Scope = Literal["read", "execute", "answer", "edit", "share", "admin", "values", "metrics"]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
@@ -76,6 +78,21 @@ class SignalBody(Body):
     user_values = frozenset({"payload"})
 
     payload: Any = None
+
+
+class KeyBody(Body):
+    """`POST /api/keys`: for oneself, or for a `user` or `service`."""
+
+    name: Text
+    scopes: Annotated[list[Scope], Field(max_length=len(get_args(Scope)))] = []
+    expires_at: str | None = None
+    user: PrincipalName | None = None
+    service: PrincipalName | None = None
+
+    @field_validator("expires_at")
+    @classmethod
+    def _instant(cls, value: str | None) -> str | None:
+        return None if value is None else parse_instant(value)
 
 
 class NoBody(Body):

@@ -1,7 +1,7 @@
 """The policy of every route: what a handler declares about who may call it. A route without one stops the start."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar, get_args
 
 from aiohttp import web
 from msgspec import Struct
@@ -11,7 +11,8 @@ from perdure_gateway.auth import Caller
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 H = TypeVar("H", bound=Handler)
-Right = Literal["read", "execute", "answer", "edit"]
+Right = Literal["read", "execute", "answer", "edit", "share", "admin", "values", "metrics"]
+SCOPES: Final = get_args(Right)
 
 
 class Policy(Struct, frozen=True):

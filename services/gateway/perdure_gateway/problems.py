@@ -54,6 +54,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "job-terminal": Kind(409, "The job has ended"),
     "job-not-terminal": Kind(409, "The job has not ended"),
     "job-not-retrying": Kind(409, "The job waits for no retry"),
+    "key-ended": Kind(409, "The key is no longer good"),
     "name-taken": Kind(409, "The name is taken"),
     "flow-read-only": Kind(409, "The flow is not changed here"),
     "offset-expired": Kind(410, "The events behind the offset are gone"),

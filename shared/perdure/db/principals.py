@@ -117,6 +117,7 @@ async def create_key(
     now: Instant,
     scopes: Sequence[str] = (),
     expires_at: Instant | None = None,
+    name: str | None = None,
 ) -> str:
     """A key of `principal` (`user:<name>` or `service:<name>`); the return value is the only time it is seen.
 
@@ -129,7 +130,7 @@ async def create_key(
         raise Malformed("not a principal, or not an API key")
     narrowed = msgspec.json.encode(list(scopes)).decode()
     row = {"id": own_id, "tenant": tenant, "principal": principal, "kind": kind, "hash": hash_key(secret)}
-    made = insert(conn, api_keys).values(**row, scopes=narrowed, created_at=now, expires_at=expires_at)
+    made = insert(conn, api_keys).values(**row, scopes=narrowed, created_at=now, expires_at=expires_at, name=name)
     made = made.on_conflict_do_nothing()
     if (await conn.execute(made.returning(api_keys.c.id))).first() is None:
         raise Conflict("in-use", f"there is a key {own_id}")

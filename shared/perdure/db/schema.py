@@ -63,7 +63,9 @@ api_keys: Final = Table(
     Column("expires_at", TEXT),
     Column("last_used_at", TEXT),
     Column("revoked_at", TEXT),
+    Column("name", TEXT),  # what its owner calls it
     Index("ix_api_keys_tenant", "tenant"),
+    Index("ix_api_keys_principal", "tenant", "principal"),
 )
 
 flows: Final = Table(
