@@ -27,7 +27,7 @@ from perdure.engine.graph import graph_workflow
 from perdure.engine.result import Result
 from perdure.engine.workflow import Workflow
 from perdure.errors import Malformed, Retryable, Terminal
-from perdure.testing.chatmodel import SIGNATURE, ChatModel, answer_to, tokens_of
+from perdure.testing.chatmodel import RETRY_AFTER_SECONDS, SIGNATURE, ChatModel, answer_to, tokens_of
 from perdure.testing.memory import MemoryJob
 
 KEY = "sk-canary-5e1f00d"
@@ -145,6 +145,7 @@ async def test_what_another_try_may_cure_is_retryable_and_the_next_try_succeeds(
     with pytest.raises(Retryable) as caught:
         await ask()
     assert caught.value.code == code
+    assert caught.value.after_seconds == (RETRY_AFTER_SECONDS if fault == "429" else None)
     assert (await ask()).value == answer_to("tea")
 
 

@@ -39,6 +39,7 @@ FAULTS: Final = {
 }  # and any status from 400 to 599
 SIGNATURE: Final = "(From Perdure's local test server: no model was asked.)"
 PARENT_SECONDS: Final = 0.5
+RETRY_AFTER_SECONDS: Final = 1  # what a 429 asks for
 _TOKEN: Final = re.compile(r"\s*\S+|\s+$")
 
 
@@ -204,7 +205,10 @@ async def _send(response: web.StreamResponse, chunk: object) -> None:
 
 def _problem(status: int, code: str, message: str) -> web.Response:
     """An error as the protocol has it. The message repeats the credential on purpose: real servers do, too."""
-    return web.json_response({"error": {"message": message, "type": code, "code": code}}, status=status)
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 429 else {}
+    return web.json_response(
+        {"error": {"message": message, "type": code, "code": code}}, status=status, headers=headers
+    )
 
 
 async def _until_orphaned(parent: int, clock: Clock) -> None:
