@@ -154,6 +154,30 @@ async def test_news_is_set_at_the_start_by_others_appends_and_after_a_reconnect(
             await eventually(changed.is_set)
 
 
+async def test_news_says_how_far_the_log_goes_as_long_as_nothing_can_have_been_lost(
+    bus: Bus, tenant: Tenant, eventually: Eventually
+) -> None:
+    told = await Told(EventLog(bus, 8), tenant).begin()
+    async with news(bus, told.ref) as changed:
+        assert changed.take() is None  # what came before this is not known
+        assert changed.take() == 0
+        await told.put(told.story.step("s"))
+        await told.put(told.story.step("t"))
+        newest = 0
+
+        def both() -> bool:
+            nonlocal newest
+            newest = max(newest, changed.take() or 0)
+            return newest == told.at[-1]
+
+        await eventually(both)
+        changed.clear()
+        changed.doubt()
+        assert changed.is_set()
+        changed.heard(told.at[-1])
+        assert changed.take() is None
+
+
 async def test_news_may_be_asked_for_while_the_broker_is_away(
     own_nats_server: NatsServer, tenant: Tenant, eventually: Eventually
 ) -> None:

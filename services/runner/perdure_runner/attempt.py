@@ -1,7 +1,6 @@
 """Executes claimed attempts: the engine's pass over the log, what others append meanwhile, and the end, acked last."""
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -11,6 +10,7 @@ import structlog
 from perdure import probe
 from perdure.bus.call import Calls
 from perdure.bus.delta import Deltas
+from perdure.bus.news import News
 from perdure.clock import Chance
 from perdure.core import event as ev
 from perdure.core.event import TERMINAL, AnyEvent
@@ -28,13 +28,13 @@ log = structlog.get_logger(__name__)
 QUIET_SECONDS: Final = 0.05  # an attempt that is shorter never subscribes to its news: compare-and-set finds them
 LEASE_PARTS: Final = 3  # news are looked for this often in a lease, whatever the subscription says
 
-News = Callable[[JobRef], AbstractAsyncContextManager[asyncio.Event]]
+Follow = Callable[[JobRef], AbstractAsyncContextManager[News]]
 
 
 class Executor:
     """Runs attempts, any number side by side. `drain` and `halt` end them early without losing anything."""
 
-    def __init__(self, deltas: Deltas, news: News, desk: Desk, chance: Chance, calls: Calls) -> None:
+    def __init__(self, deltas: Deltas, news: Follow, desk: Desk, chance: Chance, calls: Calls) -> None:
         self._deltas = deltas
         self._news = news
         self._desk = desk
@@ -125,12 +125,14 @@ class Executor:
             while True:
                 changed.clear()
                 try:
-                    await port.look()
+                    await port.look(changed.take())
                 except Unavailable as exc:
                     log.warning("no news while the broker is away", error=str(exc))
-                with contextlib.suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(look_seconds):
                         await changed.wait()
+                except TimeoutError:
+                    changed.doubt()
 
     async def _lose(self, claimed: Claimed, port: LogPort) -> None:
         await claimed.lease.lost.wait()

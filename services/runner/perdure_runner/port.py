@@ -21,7 +21,7 @@ from perdure.core.key import Key
 from perdure.core.machine import JobState
 from perdure.engine.port import Decide
 from perdure.errors import Interrupted, Malformed, NotFound, Unavailable
-from perdure.ids import Digest, EventId, JobId, JobRef, Queue
+from perdure.ids import Digest, EventId, JobId, JobRef, Queue, StreamSeq
 from perdure.jobs.joblog import JobLog
 from perdure_runner.speech import Speech
 
@@ -128,9 +128,14 @@ class LogPort:
             except TimeoutError:
                 continue  # the broker's clock decides, not this timer
 
-    async def look(self) -> None:
-        """Fold what others have appended; end the attempt if one of those events fences it. Raises Unavailable."""
+    async def look(self, upto: StreamSeq | None = None) -> None:
+        """Fold what others have appended; end the attempt if one of those events fences it. Raises Unavailable.
+
+        Nothing is read when the last event that was announced, `upto`, is known here: own appends are announced too.
+        """
         async with self._turn:
+            if upto is not None and upto <= self._log.tail:
+                return
             self._speech.flush()
             await self._log.refresh()
             await self._catch_up()

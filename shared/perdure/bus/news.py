@@ -1,32 +1,62 @@
-"""News about one job, for whoever runs it: "something was appended", never what. What it is stands in the log."""
+"""News about one job, for whoever runs it: "something was appended", and how far; what it is stands in the log."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from nats.aio.msg import Msg
 
 from perdure.bus.connection import Bus
 from perdure.bus.subject import public_event_subject
 from perdure.errors import Unavailable
-from perdure.ids import JobRef
+from perdure.ids import JobRef, StreamSeq
+
+_SEQUENCE: Final = "Nats-Sequence"
+
+
+class News(asyncio.Event):
+    """Set whenever the job's log may have grown, and at the start: clear it, `take`, then read the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._upto: StreamSeq | None = None
+        self.set()
+
+    def take(self) -> StreamSeq | None:
+        """The last stored event that was announced since the last call; None when it is not known how far the log goes.
+
+        Whoever knows that event already (its own, most of the time) has nothing to read.
+        """
+        upto, self._upto = self._upto, StreamSeq(0)
+        return upto
+
+    def doubt(self) -> None:
+        """A message may have been lost: the log may go on anywhere."""
+        self._upto = None
+        self.set()
+
+    def heard(self, upto: StreamSeq) -> None:
+        """The event that is stored under `upto` was announced."""
+        if self._upto is not None:
+            self._upto = max(self._upto, upto)
+        self.set()
 
 
 @asynccontextmanager
-async def news(bus: Bus, ref: JobRef) -> AsyncGenerator[asyncio.Event]:
-    """An Event that is set whenever the job's log may have grown, and at the start: clear it, then read the log.
+async def news(bus: Bus, ref: JobRef) -> AsyncGenerator[News]:
+    """The News of one job. A message can be lost without a sign: doubt it now and then (each heartbeat)."""
+    changed = News()
 
-    It is set after each reconnect too. A message can be lost all the same, so read the tail now and then (each
-    heartbeat).
-    """
-    changed = asyncio.Event()
-    changed.set()
+    async def heard(message: Msg) -> None:
+        sequence = (message.headers or {}).get(_SEQUENCE, "")
+        if sequence.isdecimal():
+            changed.heard(StreamSeq(int(sequence)))
+        else:
+            changed.doubt()
 
-    async def heard(_: Msg) -> None:
-        changed.set()
-
-    forget = bus.on_reconnect(changed.set)
+    forget = bus.on_reconnect(changed.doubt)
     try:
         subscription = await bus.subscribe(public_event_subject(ref), heard)
         try:
