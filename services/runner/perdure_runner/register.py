@@ -9,7 +9,7 @@ import structlog
 from perdure.bus.call import Calls
 from perdure.bus.callbodies import REGISTER, Register, Registered
 from perdure.clock import Clock
-from perdure.errors import Unavailable, UnsupportedVersion
+from perdure.errors import PerdureError, Unavailable, UnsupportedVersion
 
 EVERY_SECONDS: Final = 60.0
 FIRST_PAUSE: Final = 0.2
@@ -59,12 +59,12 @@ class Registration:
             await self._clock.sleep(EVERY_SECONDS)
             try:
                 await self._ask()
-            except (Unavailable, UnsupportedVersion) as exc:
+            except PerdureError as exc:
                 log.warning("not registered", why=str(exc))
 
     async def leave(self) -> None:
         """Say that this runner ends now; whether anybody hears it does not matter."""
-        with contextlib.suppress(Unavailable, UnsupportedVersion):
+        with contextlib.suppress(PerdureError):
             await self._calls.ask(REGISTER, self._record(leaving=True), Registered, within=LEAVE_SECONDS)
 
     async def _ask(self) -> Registered:
