@@ -78,14 +78,18 @@ class Calls:
     async def ask(self, verb: str, request: Struct, reply_type: type[T], within: float = ASK_SECONDS) -> T:
         """The answer of some gateway to `request`.
 
-        Raises what the gateway raised, as its class (NotFound, Invalid, Conflict, …); TooLarge before anything is sent;
-        Unavailable when no gateway is there or none answered `within` seconds: it may have done it all the same, so
-        every verb bears being asked again. UnsupportedVersion: that gateway does not know the verb, or we not its
-        reply.
+        Raises what the gateway raised, as its class (NotFound, Invalid, Conflict, …); Malformed (no UTF-8 can say it)
+        and TooLarge before anything is sent; Unavailable when no gateway is there or none answered `within` seconds: it
+        may have done it all the same, so every verb bears being asked again. UnsupportedVersion: that gateway does not
+        know the verb, or we not its reply.
         """
         subject = call_subject(verb)
         try:
-            message = await self._bus.request(subject, msgspec.json.encode(request), within=within)
+            body = msgspec.json.encode(request)
+        except UnicodeEncodeError as exc:
+            raise Malformed("a text holds half of a surrogate pair") from exc
+        try:
+            message = await self._bus.request(subject, body, within=within)
         except OutcomeUnknown as exc:
             raise Unavailable(f"no gateway answers {subject}") from exc
         try:
