@@ -8,8 +8,6 @@ delivered in this pass.
 """
 
 import asyncio
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import cache
 from typing import Final
 
 import structlog
@@ -27,6 +25,7 @@ from perdure.engine.context import Context
 from perdure.engine.delivery import deliver, hung
 from perdure.engine.port import Decide, Port
 from perdure.engine.steps import StepCall
+from perdure.engine.threads import Threads
 from perdure.engine.trace import place
 from perdure.engine.watch import Watch
 from perdure.engine.workflow import Workflow
@@ -37,7 +36,7 @@ log: Final = structlog.get_logger(__name__)
 SHORT_WAIT_SECONDS: Final = 2.0  # waited out in the process: a suspension and a claim cost more
 HANG_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 5.0
-THREADS: Final = 64
+_threads: Final = Threads(64)  # of this process
 
 
 class Pass:
@@ -48,7 +47,7 @@ class Pass:
         workflow: Workflow,
         port: Port,
         *,
-        threads: Executor | None = None,
+        threads: Threads | None = None,
         hang_seconds: float = HANG_SECONDS,
         close_seconds: float = CLOSE_SECONDS,
     ) -> None:
@@ -57,7 +56,7 @@ class Pass:
         self._hang_seconds = hang_seconds
         self._close_seconds = close_seconds
         self._watch = Watch(port)
-        self._bench = Bench(port, threads or _threads(), self._watch.nudge)
+        self._bench = Bench(port, threads or _threads, self._watch.nudge)
         self._woken = False  # something that the loop must look at has happened since it last looked
         self._broken: BaseException | None = None  # what a call's append raised: the end of the attempt
         self._draining = False
@@ -273,9 +272,3 @@ class Pass:
                 call.give_up()
         if left:
             await asyncio.wait(left, timeout=self._close_seconds)
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    """The threads of this process for synchronous steps; started one by one as they are needed."""
-    return ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="perdure-step")

@@ -1,7 +1,6 @@
 """What the calls of one pass work with: the port, the branches, the journal, threads for synchronous steps."""
 
 from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from perdure.core.event import AnyData, AnyEvent, JobSubmitted, SubmittedData, UserValue
@@ -11,6 +10,7 @@ from perdure.core.machine import JobState, may_follow
 from perdure.engine.branches import Branches
 from perdure.engine.live import Live
 from perdure.engine.port import Port
+from perdure.engine.threads import Threads
 from perdure.errors import BrokenLog
 from perdure.ids import RequestId
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Bench:
     """Built inside the loop that runs the pass."""
 
-    def __init__(self, port: Port, threads: Executor, on_move: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, port: Port, threads: Threads, on_move: Callable[[], None] = lambda: None) -> None:
         first = port.log[0] if port.log else None
         if not isinstance(first, JobSubmitted):
             raise BrokenLog(f"job {port.ref.job} has nothing to run: it was never submitted")

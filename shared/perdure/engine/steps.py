@@ -156,8 +156,7 @@ class StepCall(Call):
         if is_async(fn):
             return _Ended(await self._awaited(fn(*args, **kwargs)))
         inside = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        ended = await loop.run_in_executor(self.bench.threads, inside.run, _called, fn, args, kwargs)
+        ended: _Ended = await self.bench.threads.call(inside.run, _called, fn, args, kwargs)
         if inspect.isawaitable(ended.value):  # a lambda around an async function
             return _Ended(await self._awaited(ended.value))
         return ended
