@@ -31,8 +31,10 @@ async def tell_parent(desk: Desk, ref: JobRef, child: JobState, parent: Parent |
         return False
     probe.hit("child.after_end")
     told = JobRef(ref.tenant, parent.job_id)
+    last = await desk.eventlog.tail(told)
+    if last is None or last.event.status in ev.TERMINAL:  # so a whole log is read only where there is somebody to tell
+        return False
     parents_log = await JobLog.load(desk.eventlog, told, desk.clock)
-
     data = ended(ref, child, parent)
 
     def decide(job: JobState) -> ev.ChildData | None:
