@@ -1,6 +1,7 @@
 """Settings: one closed record a service, from flags and PERDURE_* variables. An unknown name stops the start."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from perdure.errors import Fault, Invalid
 from perdure.ids import is_token
 
+_ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
 PREFIX: Final = "PERDURE_"
 DATA_FOLDER: Final = ".perdure"  # what `perdure up` uses where --data does not say otherwise
 # Read where they are used and by no service's settings: failpoints, the broker's binary, the parent to die with.
@@ -58,6 +60,12 @@ def _module(value: str) -> str:
     return value
 
 
+def _origin(value: str) -> str:
+    if _ORIGIN.fullmatch(value) is None:
+        raise ValueError("each must be an exact origin: https://host or https://host:port, in lower case")
+    return value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -67,6 +75,7 @@ QueueName = Annotated[str, BeforeValidator(_token)]
 Queues = Annotated[tuple[QueueName, ...], BeforeValidator(_list), Field(min_length=1)]
 Tenants = Queues
 Apps = Annotated[tuple[Annotated[str, BeforeValidator(_module)], ...], BeforeValidator(_list)]
+Origins = Annotated[tuple[Annotated[str, BeforeValidator(_origin)], ...], BeforeValidator(_list)]
 Priorities = Annotated[tuple[Literal["low", "normal", "high"], ...], BeforeValidator(_list), Field(min_length=1)]
 Addresses = Annotated[tuple[Address, ...], BeforeValidator(_addresses)]
 HealthAddress = Annotated[Address | None, BeforeValidator(_address)]
@@ -151,12 +160,16 @@ class DatabaseSettings(NatsSettings):
 
 class GatewaySettings(DatabaseSettings):
     """The gateway; its end waits for open requests. `sql_outage_seconds`: how long the keys and flows that it remembers
-    stay good while the database is away.
+    stay good while the database is away. `cors_origins`: exact origins of browsers that may read answers.
+    `rate_per_minute`: requests of one key. `connections_per_address`: not counted on loopback.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8480
     sql_outage_seconds: Seconds = 900.0
+    cors_origins: Origins = ()
+    rate_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] = 120_000
+    connections_per_address: Annotated[int, Field(ge=1, le=20_000)] = 200
 
 
 class RunnerSettings(NatsSettings):
@@ -175,7 +188,13 @@ class RunnerSettings(NatsSettings):
     outbound_allow: Addresses = ()
 
 
-class SweeperSettings(DatabaseSettings):
+class StreamSettings(DatabaseSettings):
+    """Who declares the streams. `lease_seconds`: of queues that nobody has served yet; one that was keeps its own."""
+
+    lease_seconds: Annotated[float, Field(ge=1, le=3_600, allow_inf_nan=False)] = 10.0
+
+
+class SweeperSettings(StreamSettings):
     """The sweeper. `log_days`: how long after its end a log stays with the broker; `archive_days`: how long after it
     the archive and a tombstone do.
     """
@@ -184,7 +203,7 @@ class SweeperSettings(DatabaseSettings):
     archive_days: Days = 90.0
 
 
-class MigrateSettings(DatabaseSettings):
+class MigrateSettings(StreamSettings):
     """`perdure migrate`: the operator's rights. `first_key`: the first API key, where the operator chooses it."""
 
     first_key: SecretStr | None = None

@@ -110,6 +110,7 @@ def test_the_names_are_the_documented_ones() -> None:
         "PERDURE_GRACE_SECONDS",
         "PERDURE_HEALTH",
         "PERDURE_HOST",
+        "PERDURE_LEASE_SECONDS",
         "PERDURE_KEY",
         "PERDURE_LOG_DAYS",
         "PERDURE_LOG_LEVEL",
@@ -127,6 +128,9 @@ def test_the_names_are_the_documented_ones() -> None:
         "PERDURE_QUEUES",
         "PERDURE_SLOTS",
         "PERDURE_TENANTS",
+        "PERDURE_CORS_ORIGINS",
+        "PERDURE_RATE_PER_MINUTE",
+        "PERDURE_CONNECTIONS_PER_ADDRESS",
         "PERDURE_SQL_OUTAGE_SECONDS",
         "PERDURE_URL",
     }
@@ -145,3 +149,11 @@ def test_a_client_finds_its_url_and_key() -> None:
     assert settings.url == "http://h:1"
     assert settings.key is not None
     assert settings.key.get_secret_value() == "pdr_x"
+
+
+def test_origins_are_exact() -> None:
+    settings = GatewaySettings.load({"PERDURE_CORS_ORIGINS": "https://app.example,http://localhost:3000"})
+    assert settings.cors_origins == ("https://app.example", "http://localhost:3000")
+    for wrong in ("*", "null", "https://app.example/", "https://*.example", "app.example", "https://App.example"):
+        with pytest.raises(Invalid):
+            GatewaySettings.load({"PERDURE_CORS_ORIGINS": wrong})

@@ -1,13 +1,11 @@
 """The gateway: adapters, routes, and what every request passes through before and after its handler."""
 
-import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
 import structlog
-import uuid_utils
 from aiohttp import web
 
 from perdure.bus import blob
@@ -20,30 +18,28 @@ from perdure.bus.topology import Topology, compare
 from perdure.clock import SystemChance
 from perdure.config import GatewaySettings
 from perdure.db.engine import Database, open_database
-from perdure.errors import Fault, Unavailable
+from perdure.errors import Unavailable
 from perdure.ids import JobId, JobRef
 from perdure.jobs.desk import Desk
 from perdure.service import Service
-from perdure_gateway import calls, keys, policy
-from perdure_gateway.auth import CALLER, Keys
+from perdure_gateway import calls, entry, keys, policy
+from perdure_gateway.auth import Keys
+from perdure_gateway.cors import Cors
 from perdure_gateway.cursors import Cursors
 from perdure_gateway.deleted import DeletedJobs, ShownLogs
 from perdure_gateway.flowheads import FlowHeads
+from perdure_gateway.front import Front, Gate
+from perdure_gateway.fullness import Fullness
 from perdure_gateway.limits import Limits
-from perdure_gateway.policy import Handler
-from perdure_gateway.problems import Problem, problem_of, respond
+from perdure_gateway.rates import PER_MINUTE, Rates
 from perdure_gateway.revoke import Revocations
 from perdure_gateway.routes import events, flows, health, inbox, job_acts, jobs, runtime
 from perdure_gateway.routes import keys as key_routes
 from perdure_gateway.sql import Sql
 from perdure_gateway.strict import MAX_BYTES
 
-API: Final = "1"
 WAIT_SECONDS: Final = 0.2
-LINGER_SECONDS: Final = 2.0  # how long the rest of a refused body is read, so that its sender sees the answer
 RESOURCES: Final = (jobs, job_acts, events, inbox, flows, runtime, key_routes, health)
-REQUEST_ID: Final = web.RequestKey("http_request_id", str)
-_GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +49,7 @@ async def serve(settings: GatewaySettings, service: Service) -> None:
     async with _adapters(settings, service) as app:
         if app is None:
             return
-        runner = listener(app, settings.grace_seconds)
+        runner = Front(app, settings.grace_seconds, Gate(settings.connections_per_address))
         await runner.setup()
         try:
             await web.TCPSite(runner, settings.host, settings.port).start()
@@ -63,13 +59,6 @@ async def serve(settings: GatewaySettings, service: Service) -> None:
             await service.stopping.wait()
         finally:
             await runner.cleanup()
-
-
-def listener(app: web.Application, grace_seconds: float) -> web.AppRunner:
-    """What serves `app` on a connection. `grace_seconds`: how long calls may take once it is told to stop."""
-    return web.AppRunner(
-        app, access_log=None, handle_signals=False, shutdown_timeout=grace_seconds, lingering_time=LINGER_SECONDS
-    )
 
 
 @asynccontextmanager
@@ -91,7 +80,16 @@ async def _adapters(settings: GatewaySettings, service: Service) -> AsyncIterato
             return
         eventlog = EventLog(bus, topology.shards)
         desk = Desk(eventlog, Doorbells(bus), service.clock)
-        app = make(service, bus, desk, fanout, database, settings.sql_outage_seconds)
+        app = make(
+            service,
+            bus,
+            desk,
+            fanout,
+            database,
+            settings.sql_outage_seconds,
+            origins=settings.cors_origins,
+            rate_per_minute=settings.rate_per_minute,
+        )
         async with app[keys.REVOCATIONS].hearing(), answering(bus, calls.handlers(app)):
             yield app
 
@@ -114,10 +112,23 @@ async def _streams(bus: Bus, service: Service) -> Topology | None:
 
 
 def make(
-    service: Service, bus: Bus, desk: Desk, fanout: Fanout, database: Database, outage_seconds: float
+    service: Service,
+    bus: Bus,
+    desk: Desk,
+    fanout: Fanout,
+    database: Database,
+    outage_seconds: float,
+    *,
+    origins: Collection[str] = (),
+    rate_per_minute: int = PER_MINUTE,
 ) -> web.Application:
-    """The application over its adapters. Raises policy.Undeclared when a route says nothing about who may call it."""
-    app = web.Application(middlewares=[_entry], client_max_size=MAX_BYTES)
+    """The application over its adapters. `origins`: of browsers that may read answers. `rate_per_minute`: of a key.
+
+    Raises policy.Undeclared when a route says nothing about who may call it.
+    """
+    app = web.Application(middlewares=[entry.entry], client_max_size=MAX_BYTES)
+    app[keys.CORS], app[keys.RATES] = Cors(origins), Rates(service.clock, rate_per_minute)
+    app[keys.FULLNESS] = Fullness(desk.eventlog, service.clock)
     sql = Sql(database, service.clock)
     deleted, revocations = DeletedJobs(sql, service.clock), Revocations(bus)
     desk = Desk(ShownLogs(desk.eventlog, sql, deleted), desk.doorbells, desk.clock)
@@ -132,42 +143,5 @@ def make(
     for resource in RESOURCES:
         app.add_routes(resource.ROUTES)
     policy.check(app)
-    app.on_response_prepare.append(_headers)
+    app.on_response_prepare.append(entry.headers)
     return app
-
-
-@web.middleware
-async def _entry(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Name the request, ask who calls and whether they may, run the handler, turn every error into a problem."""
-    given = request.headers.get("X-Request-Id", "")
-    request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else str(uuid_utils.uuid7())
-    try:
-        return await _authorised(request, handler)
-    except Exception as exc:  # the top of a request: what nobody foresaw is logged and told as `internal`
-        problem = problem_of(exc)
-        if problem is None:
-            log.exception("request failed", http_request_id=request[REQUEST_ID], method=request.method)
-            problem = Problem("internal", "the fault is ours; it is in the log under http_request_id")
-        return respond(problem, request[REQUEST_ID])
-
-
-async def _authorised(request: web.Request, handler: Handler) -> web.StreamResponse:
-    declared = policy.policy_of(request.match_info.handler)
-    if declared is None:  # aiohttp's own, for a path or a method that is none of ours: it raises the 404 or 405
-        return await handler(request)
-    if request.headers.get("Perdure-Api", API) != API:
-        fault = Fault("unsupported", f"this gateway serves {API}", header="Perdure-Api")
-        raise Problem("unsupported-api", "see errors", faults=[fault])
-    if not declared.public:
-        caller = await request.app[keys.KEYS].caller(request)
-        policy.permit(declared, caller)
-        request[CALLER] = caller
-    return await handler(request)
-
-
-async def _headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Perdure-Api"] = API
-    response.headers["X-Request-Id"] = request[REQUEST_ID]
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-store")
-    response.headers.pop("Server", None)  # names and versions are nobody's business

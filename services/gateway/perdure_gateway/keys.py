@@ -10,10 +10,13 @@ from perdure.clock import SystemChance
 from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_gateway.auth import Keys
+from perdure_gateway.cors import Cors
 from perdure_gateway.cursors import Cursors
 from perdure_gateway.deleted import DeletedJobs
 from perdure_gateway.flowheads import FlowHeads
+from perdure_gateway.fullness import Fullness
 from perdure_gateway.limits import Limits
+from perdure_gateway.rates import Rates
 from perdure_gateway.revoke import Revocations
 from perdure_gateway.sql import Sql
 
@@ -28,4 +31,7 @@ REVOCATIONS: Final = web.AppKey("revocations", Revocations)
 CURSORS: Final = web.AppKey("cursors", Cursors)
 LIMITS: Final = web.AppKey("limits", Limits)
 SERVICE: Final = web.AppKey("service", Service)
+CORS: Final = web.AppKey("cors", Cors)
+RATES: Final = web.AppKey("rates", Rates)
+FULLNESS: Final = web.AppKey("fullness", Fullness)
 CHANCE: Final = web.AppKey("chance", SystemChance)

@@ -71,6 +71,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "invalid-schema": Kind(422, "A schema is not acceptable"),
     "idempotency-key-reused": Kind(422, "The idempotency key belongs to another body"),
     "precondition-required": Kind(428, "If-Match is required"),
+    "rate-limited": Kind(429, "Too many requests"),
     "too-many-streams": Kind(429, "Too many open streams"),
     "internal": Kind(500, "Something went wrong here"),
     "unavailable": Kind(503, "Not available at the moment"),

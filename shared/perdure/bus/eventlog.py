@@ -20,7 +20,7 @@ from perdure.core import codec
 from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant, instant
 from perdure.errors import Malformed, Unavailable, UnsupportedVersion
-from perdure.ids import EventId, JobRef, StreamSeq
+from perdure.ids import EventId, JobId, JobRef, StreamSeq
 
 BISECT_FROM: Final = 500  # events; a shorter log is read whole and skipped
 
@@ -48,19 +48,26 @@ class Unread(Struct, frozen=True):
 class _State(Struct):
     last_seq: int
     first_seq: int
+    bytes: int = 0
+
+
+class _Config(Struct, frozen=True):
+    max_bytes: int = -1
 
 
 class _Info(Answer):
     created: str = ""
     state: _State | None = None
+    config: _Config = _Config()
 
 
 class ShardInfo(Struct, frozen=True):
-    """What a projector checks at its start: the stream's creation time and its first and last stream sequence."""
+    """A shard's stream: its creation time, its first and last stream sequence, and how full it is."""
 
     created_at: str
     first: StreamSeq
     last: StreamSeq
+    fill_ratio: float = 0.0  # of its `max_bytes`; 0 where there is no such bound
 
 
 class EventLog:
@@ -153,7 +160,13 @@ class EventLog:
             raise refusal(info.error, f"stream {name}")
         if info.state is None:
             raise Malformed(f"stream {name}: neither a state nor an error")
-        return ShardInfo(info.created, StreamSeq(info.state.first_seq), StreamSeq(info.state.last_seq))
+        most = info.config.max_bytes
+        fill = info.state.bytes / most if most > 0 else 0.0
+        return ShardInfo(info.created, StreamSeq(info.state.first_seq), StreamSeq(info.state.last_seq), fill)
+
+    def shard_of(self, job: JobId) -> int:
+        """The shard in which the log of a job lies. Raises Malformed."""
+        return names.shard_of(job, self._shards)
 
     async def created_at(self, shard: int) -> str:
         """When the stream of a shard was made: another time means another stream. Raises Unavailable."""

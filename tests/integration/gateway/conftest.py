@@ -22,7 +22,8 @@ from perdure.local.server import NatsServer
 from perdure.service import Service
 from perdure.testing.hand import Hand
 from perdure.testing.servers import connect
-from perdure_gateway.app import listener, make
+from perdure_gateway.app import make
+from perdure_gateway.front import Front, Gate
 from perdure_gateway.keys import REVOCATIONS
 
 FLOW: dict[str, Any] = {
@@ -135,16 +136,20 @@ async def start_gateway(
     async with AsyncExitStack() as stack:
 
         async def start(
-            server: NatsServer = nats_server, on: Database = database, outage_seconds: float = 900.0
+            server: NatsServer = nats_server,
+            on: Database = database,
+            outage_seconds: float = 900.0,
+            gate: Gate | None = None,
+            **more: Any,
         ) -> Gateway:
             bus = await stack.enter_async_context(connect(server, "gateway"))
             service = Service("gateway")
             service.clock = bus.clock
             fanout = await stack.enter_async_context(Fanout.open(bus))
             desk = Desk(EventLog(bus, 8), Doorbells(bus), bus.clock)
-            app = make(service, bus, desk, fanout, on, outage_seconds)
+            app = make(service, bus, desk, fanout, on, outage_seconds, **more)
             await stack.enter_async_context(app[REVOCATIONS].hearing())
-            runner = listener(app, 5.0)
+            runner = Front(app, 5.0, gate)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
             await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -14,11 +14,12 @@ from perdure.db.jobs import JobFilter, Order, list_jobs
 from perdure.errors import Fault, Invalid, NotFound, Unavailable
 from perdure.ids import Digest, JobRef, Principal, Queue, is_uuid, job_id_of_key
 from perdure.jobs import control, read
-from perdure.jobs.submit import DEADLINE_SECONDS, Accepted, Submission, submit, submitted_before
+from perdure.jobs.submit import DEADLINE_SECONDS, Accepted, Submission, job_id, submit, submitted_before
 from perdure_gateway import answers, bodies, views, waiting
 from perdure_gateway.accept import Fitting, fitting
 from perdure_gateway.auth import CALLER, Caller
-from perdure_gateway.keys import DELETED, DESK, FLOWS, LIMITS, SQL
+from perdure_gateway.fullness import refused
+from perdure_gateway.keys import DELETED, DESK, FLOWS, FULLNESS, LIMITS, SQL
 from perdure_gateway.policy import allow
 from perdure_gateway.problems import Problem
 
@@ -63,6 +64,11 @@ async def create(request: web.Request) -> web.Response:
         idempotency_key=key,
         traceparent=_traceparent(request),
     )
+    if await request.app[FULLNESS].full(job_id(submission)):
+        before = await submitted_before(desk, caller.tenant, caller.principal, key, fingerprint) if key else None
+        if before is None:
+            raise refused()
+        return await _accepted(request, before, wait)
     return await _accepted(request, await submit(desk, submission), wait)
 
 

@@ -1,0 +1,72 @@
+"""What every request passes through: a name, the gate of origins and rates, who calls and whether they may; and after
+its handler every error as a problem, and the headers that all answers have.
+"""
+
+import re
+from typing import Final
+
+import structlog
+import uuid_utils
+from aiohttp import web
+
+from perdure.errors import Fault, Unauthenticated
+from perdure_gateway import keys, policy
+from perdure_gateway.auth import CALLER
+from perdure_gateway.policy import Handler
+from perdure_gateway.problems import Problem, problem_of, respond
+from perdure_gateway.rates import RATE
+
+API: Final = "1"
+REQUEST_ID: Final = web.RequestKey("http_request_id", str)
+_GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{8,64}", re.ASCII)
+
+log = structlog.get_logger(__name__)
+
+
+@web.middleware
+async def entry(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Name the request, ask who calls and whether they may, run the handler, turn every error into a problem."""
+    given = request.headers.get("X-Request-Id", "")
+    request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else str(uuid_utils.uuid7())
+    try:
+        return request.app[keys.CORS].preflight(request) or await _authorised(request, handler)
+    except Exception as exc:  # the top of a request: what nobody foresaw is logged and told as `internal`
+        problem = problem_of(exc)
+        if problem is None:
+            log.exception("request failed", http_request_id=request[REQUEST_ID], method=request.method)
+            problem = Problem("internal", "the fault is ours; it is in the log under http_request_id")
+        return respond(problem, request[REQUEST_ID])
+
+
+async def _authorised(request: web.Request, handler: Handler) -> web.StreamResponse:
+    declared = policy.policy_of(request.match_info.handler)
+    if declared is None:  # aiohttp's own, for a path or a method that is none of ours: it raises the 404 or 405
+        return await handler(request)
+    if request.headers.get("Perdure-Api", API) != API:
+        fault = Fault("unsupported", f"this gateway serves {API}", header="Perdure-Api")
+        raise Problem("unsupported-api", "see errors", faults=[fault])
+    if not declared.public:
+        rates = request.app[keys.RATES]
+        rates.admit(request)
+        try:
+            caller = await request.app[keys.KEYS].caller(request)
+        except Unauthenticated:
+            rates.refused(request)
+            raise
+        rates.count(request, caller.key_id)
+        policy.permit(declared, caller)
+        request[CALLER] = caller
+    return await handler(request)
+
+
+async def headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Perdure-Api"] = API
+    response.headers["X-Request-Id"] = request[REQUEST_ID]
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers.pop("Server", None)  # names and versions are nobody's business
+    rate = request.get(RATE)
+    if rate is not None:
+        response.headers["RateLimit-Policy"] = request.app[keys.RATES].policy
+        response.headers["RateLimit"] = rate
+    request.app[keys.CORS].mark(request, response)
