@@ -1,12 +1,14 @@
 """Wires a runner: connects, waits for the streams as declared, pulls doorbells, drains when told to stop."""
 
 import asyncio
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
 import structlog
+from msgspec import Struct
 
 from perdure import __version__
 from perdure.bus.call import Calls
@@ -20,18 +22,19 @@ from perdure.bus.news import news
 from perdure.bus.pull import Pull
 from perdure.bus.topology import Topology, compare
 from perdure.clock import SystemChance, SystemClock
-from perdure.config import RunnerSettings
+from perdure.config import LOOSE, PREFIX, RunnerSettings, variable
 from perdure.engine.app import AppRefused, PythonFlow, load_apps, load_components
 from perdure.engine.components.contract import Component
 from perdure.engine.components.endpoint import ModelEndpoint
 from perdure.errors import Unavailable
-from perdure.ids import Queue, RunnerId, Tenant, new_runner_id
+from perdure.ids import JobId, Queue, RunnerId, Tenant, new_runner_id
 from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_runner.attempt import Executor
 from perdure_runner.flows import Flows
 from perdure_runner.intake import Intake
 from perdure_runner.register import Registration
+from perdure_runner.suspect import Suspects, ordered
 
 log = structlog.get_logger(__name__)
 
@@ -39,20 +42,70 @@ WAIT_SECONDS: Final = 0.3
 SETTINGS_REFUSED: Final = 2  # the exit code: starting again would change nothing
 
 
+class Works(Struct, frozen=True):
+    """A runner's parts, put together."""
+
+    runner: RunnerId
+    bus: Bus
+    topology: Topology
+    intake: Intake
+    executor: Executor
+    suspects: Suspects | None
+    python: Mapping[str, PythonFlow]
+    components: Mapping[str, Component]
+
+
 async def serve(settings: RunnerSettings, service: Service) -> None:
     """Run until `service.stopping`, then hand on what runs and return. Ready means that the pulls are standing.
 
     A runner of Python flows pulls nothing before a gateway knows them. An `--app` that cannot be run ends it (exit 2).
     """
-    try:
-        python, components = load_apps(settings.app), load_components(settings.app)
-    except AppRefused as exc:
-        log.error("app refused", reason=str(exc))
-        service.exit_code = SETTINGS_REFUSED
-        return
+    async with _assembled(settings, service, Suspects(_environ(settings))) as works:
+        if works is None:
+            return
+        queues = [(Queue(queue), priority) for queue in settings.queues for priority in settings.priorities]
+        lease = works.topology.lease_seconds
+        pull = Pull(works.bus, queues, settings.slots, works.intake.handle, lease_seconds=lease)
+        registration = Registration(Calls(works.bus), partial(_record, settings, works), service.stop, service.clock)
+        known = bool(works.python or works.components)
+        if known and not await _registered(registration, service):
+            return
+        keeping = asyncio.create_task(_keep(registration, known=known))
+        pulling = asyncio.create_task(pull.run())
+        service.checks["pull"] = lambda: pull.standing
+        service.ready = True
+        try:
+            await _until_done(pulling, settings, service, works, pull.stop)
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
+        await registration.leave()
+
+
+async def serve_one(settings: RunnerSettings, service: Service, job: JobId) -> None:
+    """Be the process of one suspect: take its doorbell over from the runner that started this, and handle it."""
+    async with _assembled(settings, service, None) as works:
+        if works is None or (delivery := await ordered(works.bus, job)) is None:
+            return
+        handling = asyncio.create_task(works.intake.handle(delivery))
+        await _until_done(handling, settings, service, works, lambda: None)
+
+
+@asynccontextmanager
+async def _assembled(
+    settings: RunnerSettings, service: Service, suspects: Suspects | None
+) -> AsyncIterator[Works | None]:
+    """The parts of a runner, connected; None when it cannot be one, or is stopped before the streams are there."""
     clock, chance, runner = service.clock, SystemChance(), new_runner_id()
     service.facts["runner"] = runner
     async with AsyncExitStack() as stack:
+        try:
+            python, components = load_apps(settings.app), load_components(settings.app)
+        except AppRefused as exc:
+            log.error("app refused", reason=str(exc))
+            service.exit_code = SETTINGS_REFUSED
+            yield None
+            return
         bus = await stack.enter_async_context(
             Bus.connect(
                 settings.nats,
@@ -65,8 +118,8 @@ async def serve(settings: RunnerSettings, service: Service) -> None:
         )
         topology = await _declared(bus, service, clock)
         if topology is None:
+            yield None
             return
-        queues = [(Queue(queue), priority) for queue in settings.queues for priority in settings.priorities]
         eventlog, doorbells = EventLog(bus, topology.shards), Doorbells(bus)
         heartbeats = await stack.enter_async_context(
             Heartbeats(
@@ -80,8 +133,8 @@ async def serve(settings: RunnerSettings, service: Service) -> None:
                 on_stalled=lambda seconds: service.fatal(f"the main loop has not ticked for {seconds:.0f} s"),
             )
         )
-        calls = Calls(bus)
-        executor = Executor(Deltas(bus), partial(news, bus), Desk(eventlog, doorbells, clock), chance, calls)
+        desk = Desk(eventlog, doorbells, clock)
+        executor = Executor(Deltas(bus), partial(news, bus), desk, chance, Calls(bus))
         intake = Intake(
             runner=runner,
             eventlog=eventlog,
@@ -98,20 +151,9 @@ async def serve(settings: RunnerSettings, service: Service) -> None:
             execute=executor.execute,
             clock=clock,
             chance=chance,
+            suspects=suspects,
         )
-        pull = Pull(bus, queues, settings.slots, intake.handle, lease_seconds=topology.lease_seconds)
-        record = partial(_record, settings, runner, python, components, executor)
-        registration = Registration(calls, record, service.stop, clock)
-        known = bool(python or components)
-        if known and not await _registered(registration, service):
-            return
-        keeping = asyncio.create_task(_keep(registration, known=known))
-        try:
-            await _pull(settings, service, pull, intake, executor)
-        finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])
-        await registration.leave()
+        yield Works(runner, bus, topology, intake, executor, suspects, python, components)
 
 
 async def _registered(registration: Registration, service: Service) -> bool:
@@ -134,23 +176,15 @@ async def _keep(registration: Registration, *, known: bool) -> None:
     await registration.keep()
 
 
-def _record(
-    settings: RunnerSettings,
-    runner: RunnerId,
-    python: Mapping[str, PythonFlow],
-    components: Mapping[str, Component],
-    executor: Executor,
-    *,
-    leaving: bool = False,
-) -> Register:
+def _record(settings: RunnerSettings, works: Works, *, leaving: bool = False) -> Register:
     """What the gateways are told of this runner now."""
     return Register(
-        runner=runner,
+        runner=works.runner,
         version=__version__,
         queues=tuple(Queue(queue) for queue in settings.queues),
         priorities=settings.priorities,
         slots=settings.slots,
-        running=executor.running,
+        running=works.executor.running + (works.suspects.running if works.suspects is not None else 0),
         tenants=tuple(Tenant(tenant) for tenant in settings.tenants),
         flows=tuple(
             FlowOffer(
@@ -161,32 +195,45 @@ def _record(
                 input_schema=flow.input_schema,
                 output_schema=flow.output_schema,
             )
-            for name, flow in sorted(python.items())
+            for name, flow in sorted(works.python.items())
         ),
-        components=tuple(component.catalogue_entry() for component in components.values()),
+        components=tuple(component.catalogue_entry() for component in works.components.values()),
         leaving=leaving,
     )
 
 
-async def _pull(settings: RunnerSettings, service: Service, pull: Pull, intake: Intake, executor: Executor) -> None:
-    """Pull until told to stop; then let steps end within the grace, hand the jobs on, and return."""
-    pulling = asyncio.create_task(pull.run())
-    service.checks["pull"] = lambda: pull.standing
-    service.ready = True
+async def _until_done(
+    working: asyncio.Task[None],
+    settings: RunnerSettings,
+    service: Service,
+    works: Works,
+    take_no_more: Callable[[], None],
+) -> None:
+    """Work until done or told to stop; then let steps end within the grace, hand the jobs on, and return."""
     stop = asyncio.create_task(service.stopping.wait())
-    await asyncio.wait([pulling, stop], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([working, stop], return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
     service.ready = False
-    intake.stopping = True
-    pull.stop()
-    executor.drain()
+    works.intake.stopping = True
+    take_no_more()
+    if works.suspects is not None:
+        works.suspects.stop()
+    works.executor.drain()
     try:
         async with asyncio.timeout(settings.grace_seconds):
-            await asyncio.shield(pulling)
+            await asyncio.shield(working)
     except TimeoutError:
-        log.warning("the grace is over, steps are cut short", attempts=executor.running)
-        executor.halt()
-        await pulling
+        log.warning("the grace is over, steps are cut short", attempts=works.executor.running)
+        works.executor.halt()
+        await working
+
+
+def _environ(settings: RunnerSettings) -> dict[str, str]:
+    """The environment of a process that is to run like this one; health is asked of this one alone."""
+    foreign = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX) or name in LOOSE}
+    own = settings.environ()
+    own.pop(variable("health"), None)
+    return foreign | own
 
 
 async def _declared(bus: Bus, service: Service, clock: SystemClock) -> Topology | None:

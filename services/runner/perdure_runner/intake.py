@@ -29,6 +29,7 @@ from perdure.jobs.desk import Desk
 from perdure.jobs.joblog import JobLog
 from perdure.jobs.parent import tell_parent
 from perdure_runner.flows import Flows
+from perdure_runner.suspect import Suspects
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +42,10 @@ class Claimed(Struct, frozen=True):
     joblog: JobLog
     attempt_id: EventId
     workflow: Workflow
+
+
+class Suspected(Struct, frozen=True):
+    """The job is to be claimed by a process of its own."""
 
 
 Execute = Callable[[Claimed], Awaitable[None]]
@@ -59,7 +64,9 @@ class Intake:
         execute: Execute,
         clock: Clock,
         chance: Chance,
+        suspects: Suspects | None = None,
     ) -> None:
+        """`suspects`: who runs jobs whose runners died; without it this process is such a one, and runs them itself."""
         self._runner = runner
         self._eventlog = eventlog
         self._doorbells = doorbells
@@ -69,6 +76,7 @@ class Intake:
         self._execute = execute
         self._clock = clock
         self._chance = chance
+        self._suspects = suspects
         self.stopping = False
 
     async def handle(self, delivery: Delivery) -> None:
@@ -80,9 +88,13 @@ class Intake:
         lease = self._heartbeats.hold(delivery, delivery.lease_seconds)
         with structlog.contextvars.bound_contextvars(tenant=delivery.ref.tenant, job_id=delivery.ref.job):
             try:
-                claimed = await self._claim(delivery, lease)
-                if claimed is not None:
-                    await self._execute(claimed)
+                match await self._claim(delivery, lease):
+                    case Claimed() as claimed:
+                        await self._execute(claimed)
+                    case Suspected() if self._suspects is not None:
+                        await self._suspects.run(delivery, lease)
+                    case _:
+                        pass
             except (Unavailable, OutcomeUnknown) as exc:
                 log.warning("doorbell left to its lease", error=str(exc))
             except Interrupted as exc:
@@ -96,8 +108,8 @@ class Intake:
             finally:
                 lease.release()
 
-    async def _claim(self, delivery: Delivery, lease: Lease) -> Claimed | None:
-        """Claim the job, or ack the doorbell and return None."""
+    async def _claim(self, delivery: Delivery, lease: Lease) -> Claimed | Suspected | None:
+        """Claim the job, or ack the doorbell and return None, or leave both to a process of the job's own."""
         joblog = await self._open(delivery)
         probe.hit("claim.after_read")
         while True:
@@ -133,7 +145,9 @@ class Intake:
             return JobLog(self._eventlog, delivery.ref, self._clock, [first])
         return await JobLog.load(self._eventlog, delivery.ref, self._clock)
 
-    async def _start(self, delivery: Delivery, lease: Lease, joblog: JobLog, start: Start) -> Claimed | None:
+    async def _start(
+        self, delivery: Delivery, lease: Lease, joblog: JobLog, start: Start
+    ) -> Claimed | Suspected | None:
         """Append `attempt.started`; None when the log has moved: claim from the beginning."""
         before = joblog.state
         if (end := crashed_out(before)) is not None:
@@ -141,6 +155,8 @@ class Intake:
             return None
         if before.submitted is None:
             return None
+        if start.suspect and self._suspects is not None:
+            return Suspected()
         workflow = await self._flows.workflow(delivery.ref.tenant, before.submitted.flow)
         with contextlib.suppress(NotFound, Malformed):  # then the attempt says so in the log; Unavailable starts none
             await joblog.resolve()

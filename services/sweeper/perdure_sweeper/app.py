@@ -64,7 +64,7 @@ async def serve(settings: SweeperSettings, service: Service) -> None:
 
 async def _work(bus: Bus, database: Database, service: Service, settings: SweeperSettings) -> None:
     clock, chance = service.clock, SystemChance()
-    topology = await _declared(bus, clock)
+    topology = await _declared(bus, clock, settings.lease_seconds)
     await _migrated(database, clock)
     eventlog = EventLog(bus, topology.shards)
     desk = Desk(eventlog, Doorbells(bus), clock)
@@ -102,7 +102,7 @@ async def _work(bus: Bus, database: Database, service: Service, settings: Sweepe
             forget()
 
 
-async def _declared(bus: Bus, clock: Clock) -> Topology:
+async def _declared(bus: Bus, clock: Clock, lease_seconds: float) -> Topology:
     """The streams as they are; those of a plain installation where there are none yet."""
     while True:
         try:
@@ -110,7 +110,7 @@ async def _declared(bus: Bus, clock: Clock) -> Topology:
         except Unavailable:
             pass
         try:
-            await declare(bus, Topology())
+            await declare(bus, Topology(lease_seconds=lease_seconds))
         except Unavailable as exc:
             log.info("the broker is not there yet", why=str(exc))
             await clock.sleep(WAIT_SECONDS)

@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -17,7 +18,8 @@ from perdure.clock import SystemClock
 from perdure.config import DATA_FOLDER, GatewaySettings, MigrateSettings, NatsSettings, RunnerSettings, SweeperSettings
 from perdure.db import migrate, principals
 from perdure.db.engine import open_database
-from perdure.errors import Conflict, PerdureError, Unavailable
+from perdure.errors import Conflict, Malformed, PerdureError, Unavailable
+from perdure.ids import JobId, is_uuid
 from perdure.local.profile import ProfileName
 from perdure.local.supervisor import TENANT, Ready, Supervisor, UpOptions
 from perdure.service import Service, die_with_parent, run_service, start
@@ -106,12 +108,20 @@ def runner(
     ] = None,
     health: Health = None,
     grace: Grace = None,
+    one: Annotated[
+        str | None, Parameter(help="Be the process of this one job, whose runners died; another runner starts it.")
+    ] = None,
 ) -> int:
     """Run a runner alone: it executes jobs. SIGTERM lets its steps end and hands the jobs on."""
     flags = {
         "nats": nats, "queues": queues, "priorities": priorities, "slots": slots, "app": _modules(app),
         "tenants": tenants, "health": health, "grace_seconds": grace,
     }  # fmt: skip
+    if one is not None:
+        if not is_uuid(one):
+            raise Malformed("--one takes the id of a job")
+        serve_one = importlib.import_module("perdure_runner.app").serve_one
+        return start(RunnerSettings, partial(serve_one, job=JobId(one)), "suspect", **flags)
     return start(RunnerSettings, _service("perdure_runner", RunnerSettings), "runner", **flags)
 
 
@@ -145,13 +155,16 @@ def migrate_up(
     streams: Streams = False,
     replicas: Annotated[int, Parameter(help="Copies of each stream, fixed when they are made.")] = 1,
     shards: Annotated[int, Parameter(help="Shards of the logs (a power of two up to 16), fixed for ever.")] = 8,
+    lease: Annotated[
+        float | None, Parameter(help="Seconds of a lease in queues that nobody has served yet [PERDURE_LEASE_SECONDS].")
+    ] = None,
     first_key: Annotated[bool, Parameter(help="Make the first API key where there is none.")] = True,
 ) -> int:
     """Upgrade the database; make the tenant `main` and its first key where there is none.
 
     The key is PERDURE_FIRST_KEY, else a new one, which is printed once.
     """
-    settings, printer = _settings(database, nats), Printer()
+    settings, printer = _settings(database, nats, lease), Printer()
     migrate.upgrade(settings.database)
     printer.hint(f"database at revision {migrate.head()}")
     if first_key:
@@ -160,7 +173,8 @@ def migrate_up(
             printer.text(made)
             printer.hint("the first API key, shown once")
     if streams:
-        asyncio.run(_with_bus(settings, lambda bus: declare(bus, Topology(shards=shards, replicas=replicas))))
+        topology = Topology(shards=shards, replicas=replicas, lease_seconds=settings.lease_seconds)
+        asyncio.run(_with_bus(settings, lambda bus: declare(bus, topology)))
         printer.hint("streams declared")
     return Exit.DONE
 
@@ -189,9 +203,9 @@ def current(*, database: Database = None) -> int:
     return Exit.DONE
 
 
-def _settings(database: str | None, nats: str | None) -> MigrateSettings:
+def _settings(database: str | None, nats: str | None, lease: float | None = None) -> MigrateSettings:
     logs.configure("migrate", "warning")
-    return MigrateSettings.load(database=database, nats=nats)
+    return MigrateSettings.load(database=database, nats=nats, lease_seconds=lease)
 
 
 async def _first_key(settings: MigrateSettings) -> str | None:

@@ -14,6 +14,7 @@ from perdure.core.instant import Instant
 from perdure.core.machine import CauseKind, JobState, crashes_at_claim
 
 MAX_CRASHES: Final = 5
+SUSPECT_CRASHES: Final = 2
 ALWAYS: Final = Instant("1970-01-01T00:00:00.000Z")
 
 
@@ -39,11 +40,14 @@ class Held(Struct, frozen=True):
 
 
 class Start(Struct, frozen=True):
-    """Append `attempt.started` with this reason and execute."""
+    """Append `attempt.started` with this reason and execute. A `suspect`'s last attempts died without a word: whoever
+    runs it may die, too.
+    """
 
     reason: Literal["first", "retry", "resumed", "lease_lost", "rung"]
     because_seq: int | None = None
     cause: CauseKind | None = None
+    suspect: bool = False  # to be executed in a process of its own
 
 
 Claim = Decided | Ended | Asleep | Held | Start
@@ -58,10 +62,8 @@ def claim(job: JobState, now: Instant, bell: ev.Bell) -> Claim:
     if asleep(job, now):
         return Asleep()
     if job.status is Status.RUNNING and job.attempt_data is not None:
-        held = job.attempt_data.doorbell
-        if held != bell:
-            return Held(held, Start("lease_lost"))
-        return Start("lease_lost")
+        held, start = job.attempt_data.doorbell, Start("lease_lost", suspect=crashes_at_claim(job) >= SUSPECT_CRASHES)
+        return start if held == bell else Held(held, start)
     if job.status is Status.QUEUED:
         return Start("first")
     return _resumed(job)

@@ -101,3 +101,16 @@ def test_a_timer_that_is_due_is_fired_first_and_is_the_cause_then() -> None:
     assert isinstance(verdict, Decided)
     story.add(verdict.data)
     assert claim(story.state, SOON, OTHER) == Start("resumed", because_seq=4, cause="timer")
+
+
+def test_from_the_second_crash_in_a_row_a_job_is_a_suspect_until_it_writes_something() -> None:
+    story = running()  # one attempt, which has written nothing but its own start
+    assert claim(story.state, SOON, MINE) == Start("lease_lost")
+    story.started("lease_lost")
+    assert claim(story.state, SOON, MINE) == Start("lease_lost", suspect=True)
+    assert claim(story.state, SOON, OTHER) == Held(MINE, Start("lease_lost", suspect=True))
+    story.step("a")
+    assert claim(story.state, SOON, MINE) == Start("lease_lost")
+    story.started("lease_lost")
+    story.suspended(ev.Waiting(kind="runner"))  # a drain is no crash
+    assert claim(story.state, SOON, MINE) == Start("retry")
