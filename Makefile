@@ -10,13 +10,14 @@ STAMP := .venv/.installed
 override TEXT := $(value TEXT)
 export TEXT
 
-.PHONY: help demo up test test-unit check lock clean
+.PHONY: help demo up test test-unit check bench lock clean
 
 help:
 	@echo "make demo [TEXT=...]  the whole story in under a minute: submit, stream, lose the runner, ask a person, complete"
 	@echo "make up               a server with everything in it on this machine, data under .perdure/, until Ctrl-C"
 	@echo "make test             every layer of tests; make test-unit: the pure ones, in seconds"
 	@echo "make check            ruff, mypy, locks against ranges, the wheel in a clean environment"
+	@echo "make bench [ONLY=...]  the figures of this machine, one JSON line each; exit 1 when one misses what it is to reach"
 	@echo "make lock             resolve requirements/*.lock anew; make clean: remove what was built (not .perdure/)"
 
 $(STAMP): pyproject.toml $(LOCK)
@@ -53,6 +54,9 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python .ci/check_locks.py
 	$(BIN)/python .ci/check_wheel.py
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(ONLY)
 
 # The environment's own package sources stay out of the files: versions and hashes, no host, no path of a machine.
 COMPILE = env -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX -u UV_EXTRA_INDEX_URL UV_NO_CONFIG=1 \
