@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.bus.callbodies import FlowOffer, Register, Registered, Stored
 from perdure.clock import Clock
+from perdure.core.instant import Instant
 from perdure.core.schema import check_schema, pointer
 from perdure.db import runners
 from perdure.db.flows import FlowVersion, get_flow, put_flow
@@ -68,17 +69,20 @@ class Registry:
                         stored[flow.name][tenant] = Stored(problem="no-such-tenant")
                         continue
                     try:
-                        version = await self._store(conn, tenant, flow, offered=offered)
+                        version = await self._store(conn, tenant, flow, now, offered=offered)
                     except Conflict as exc:
                         stored[flow.name][tenant] = Stored(problem=exc.code)
                     else:
                         stored[flow.name][tenant] = Stored(id=version.id, version=version.version)
-                        made.append(version)
+                        if version.updated_at == now:  # else what is in memory is still right, and may be needed
+                            made.append(version)
         for version in made:
             self._flows.forget(version)
         return Registered(drain=before is not None and before.drain_at is not None, flows=stored)
 
-    async def _store(self, conn: AsyncConnection, tenant: Tenant, flow: FlowOffer, *, offered: bool) -> FlowVersion:
+    async def _store(
+        self, conn: AsyncConnection, tenant: Tenant, flow: FlowOffer, now: Instant, *, offered: bool
+    ) -> FlowVersion:
         if offered:
             there = await get_flow(conn, tenant, flow.name)
             if there is not None and there.kind == "python":
@@ -91,7 +95,7 @@ class Registry:
             "python",
             msgspec.json.encode(_definition(flow)).decode(),
             flow.digest,
-            now=self._clock.broker_now(),
+            now=now,
             input_schema=flow.input_schema,
             output_schema=flow.output_schema,
             description=flow.description,

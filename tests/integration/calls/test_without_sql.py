@@ -89,6 +89,8 @@ async def test_a_runner_that_is_known_works_on_while_sql_is_away(
     monkeypatch.setattr("perdure_runner.register.EVERY_SECONDS", 0.1)
     async with fleet.runner(fleet.module(BAKERY)) as service:
         await submitted(shaky, fleet, "bake")  # the key and the flow are in the gateway's memory now
+        before = shaky.registrations()
+        await eventually(lambda: shaky.registrations() >= before + 2)  # and are not forgotten for nothing
         own_postgres.stop()
         before = shaky.registrations()
         await eventually(lambda: shaky.registrations() >= before + 2)
