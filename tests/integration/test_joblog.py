@@ -11,7 +11,7 @@ from perdure.core import event as ev
 from perdure.core.event import AnyData, AnyEvent, Status
 from perdure.core.instant import Instant
 from perdure.core.machine import JobState, fold
-from perdure.errors import Interrupted, OutcomeUnknown, Unavailable
+from perdure.errors import Interrupted, Malformed, OutcomeUnknown, Unavailable
 from perdure.ids import EventId, JobRef, Principal, Queue, StreamSeq, Tenant, new_job_id
 from perdure.jobs.joblog import JobLog
 from perdure.testing.factory import FINGERPRINT, FLOW, OWNER, RUNNER
@@ -237,3 +237,15 @@ async def test_a_log_that_refuses_for_the_whole_budget_is_unavailable_and_nothin
     with pytest.raises(Unavailable, match="no leader"):
         await log.append(always(started("a")), budget_seconds=0.2)
     assert (await JobLog.load(eventlog, ref, SystemClock())).state.seq == 1
+
+
+async def test_an_event_that_nobody_could_read_back_is_refused_and_the_log_stays_whole(
+    log: JobLog, eventlog: EventLog, ref: JobRef
+) -> None:
+    await running(log)
+    error = ev.Failure(code=5, message="x", retryable=False)  # type: ignore[arg-type]  # what users' code may hand in
+    for wrong in (error, ev.Failure(code="\ud800", message="x", retryable=False)):
+        failed = ev.FailedData(error=wrong, failures=0, fingerprint=FINGERPRINT)
+        with pytest.raises(Malformed):
+            await log.append(lambda job, data=failed: data)  # type: ignore[misc]  # bound now
+    assert fold(entry.event for entry in await eventlog.read(ref)) == log.state

@@ -17,7 +17,10 @@ def _plain(value: object) -> object:
     """Models of users' code (pydantic's, or anything with its `model_dump`) as plain data."""
     dump = getattr(value, "model_dump", None)
     if callable(dump) and not isinstance(value, type):
-        return dump(mode="json")
+        try:
+            return dump(mode="json")
+        except BaseException as exc:  # users' code: whatever it raises, the value cannot be stored
+            raise TypeError(f"{type(value).__name__}.model_dump raised {type(exc).__name__}") from exc
     raise TypeError(f"{type(value).__name__} cannot be stored as JSON")
 
 
@@ -46,8 +49,18 @@ def encode(event: AnyEvent) -> bytes:
 
 
 def unbounded(value: object) -> bytes:
-    """An event, or what is in one, as JSON, however large: to see how large it is."""
-    return _encoder.encode(value)
+    """An event, or what is in one, as JSON, however large: to see how large it is. Raises Malformed."""
+    try:
+        return _encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
+        raise Malformed(f"{type(value).__name__} cannot be stored as JSON: {type(exc).__name__}") from exc
+
+
+def check(event: AnyEvent) -> None:
+    """See that whoever reads the log could read `event`: one that nobody can read ends its job for ever, and the types
+    of what users' code hands in are the code's word alone. Raises Malformed, TooLarge.
+    """
+    decode(encode(event))
 
 
 def decode(body: bytes) -> AnyEvent:

@@ -1,11 +1,13 @@
 """Instants as the log writes them: RFC 3339, UTC, exactly milliseconds, `Z`. Equal length, so they sort as text."""
 
 from datetime import UTC, datetime, timedelta
-from typing import NewType
+from typing import Final, NewType
 
 from perdure.errors import Malformed
 
 Instant = NewType("Instant", str)
+
+END: Final = Instant("9999-12-31T23:59:59.999Z")
 
 
 def instant(at: datetime) -> Instant:
@@ -23,8 +25,11 @@ def moment(at: Instant) -> datetime:
 
 
 def later(at: Instant, seconds: float) -> Instant:
-    """The instant `seconds` after `at`."""
-    return instant(moment(at) + timedelta(seconds=seconds))
+    """The instant `seconds` after `at`; what lies beyond the calendar is its END. Raises ValueError for no number."""
+    try:
+        return instant(moment(at) + timedelta(seconds=seconds))
+    except OverflowError:
+        return END
 
 
 def seconds_between(start: Instant, end: Instant) -> float:

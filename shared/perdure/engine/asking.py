@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from msgspec import UNSET, Struct
 
 from perdure.core import event as ev
+from perdure.core import schema
 from perdure.core.codec import INLINE_VALUE_BYTES, encode_value
 from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant, later
@@ -79,7 +80,9 @@ def asking(
     expires_in: float | timedelta | None,
     on_timeout: ev.OnTimeout | None,
 ) -> Asking:
-    """The checked arguments of `ctx.ask`. Raises Malformed; TooLarge when they do not fit into an event together."""
+    """The checked arguments of `ctx.ask`. Raises Malformed, Invalid for a schema that is none; TooLarge when they do
+    not fit into an event together.
+    """
     offered = (
         _ACTIONS[kind] if actions is None else tuple(ev.Action(id=a) if isinstance(a, str) else a for a in actions)
     )
@@ -88,8 +91,11 @@ def asking(
         raise Malformed(f"a request has 1 to {MAX_ACTIONS} actions with ids of [a-z0-9_-], each once")
     if on_timeout is not None and on_timeout.do == "answer" and on_timeout.action not in ids:
         raise Malformed("on_timeout answers with an action that the request does not have")
-    if expires_in is not None and (seconds := _seconds(expires_in)) < 0:
+    if expires_in is not None and not (seconds := _seconds(expires_in)) >= 0:  # NaN is not either
         raise Malformed(f"expires_in is {seconds:g} s")
+    for name, rule in (("response_schema", response_schema), ("proposal_schema", proposal_schema)):
+        if rule is not None:
+            schema.check_schema(rule, f"/{name}")  # by one that is none every answer would be refused
     shown = None if proposal is UNSET else plain(proposal)
     # What cannot leave the event is bounded together; the proposal and the answer of a time-out may become blobs.
     encode_value([title, message, proposal_schema, response_schema, defaults], INLINE_VALUE_BYTES)

@@ -29,7 +29,7 @@ from perdure.engine.threads import Threads
 from perdure.engine.trace import place
 from perdure.engine.watch import Watch
 from perdure.engine.workflow import Workflow
-from perdure.errors import BrokenLog, CodeChanged, ConcurrencyError, Interrupted, Suspended, TooLarge
+from perdure.errors import BrokenLog, CodeChanged, ConcurrencyError, Interrupted, Malformed, Suspended
 
 log: Final = structlog.get_logger(__name__)
 
@@ -177,7 +177,7 @@ class Pass:
     async def _handle(self, call: Call) -> None:
         try:
             await call.perform()
-        except TooLarge as exc:  # the author's to see: the same arguments are too large in every pass
+        except Malformed as exc:  # the author's to see: its arguments make no event, or one too large, in every pass
             if call.branch.call is call:
                 call.fail(exc)
         except BaseException as exc:  # noqa: BLE001  # the loop raises it: the attempt is over

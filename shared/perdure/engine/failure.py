@@ -1,6 +1,7 @@
 """What an exception of users' code becomes in the log: a code, a message, whether another try may help."""
 
 import asyncio
+import re
 from typing import Final
 
 from perdure.core.event import Failure
@@ -16,6 +17,8 @@ from perdure.errors import (
 )
 
 MAX_MESSAGE: Final = 2000  # characters
+UNKNOWN: Final = "step_failed"  # in place of a code that is none
+_CODE: Final = re.compile(r"[\x21-\x7e]{1,64}", re.ASCII)
 
 
 def step_failure(error: BaseException, timeout_seconds: float | None) -> Failure:
@@ -24,9 +27,9 @@ def step_failure(error: BaseException, timeout_seconds: float | None) -> Failure
         case _ if timeout_seconds is not None:
             return failure("timeout", f"no result within {timeout_seconds:g} s", True)
         case Retryable(code=code):
-            return failure(code, str(error), True)
+            return failure(code, _text(error), True)
         case Terminal(code=code):
-            return failure(code, str(error), False)
+            return failure(code, _text(error), False)
         case Malformed():
             return failure("malformed", _told(error), False)
         case ConcurrencyError():
@@ -46,7 +49,7 @@ def job_failure(error: BaseException) -> Failure:
         case StepFailed(step=step, code=code, message=message, retryable=retryable):
             return failure(code, message, retryable, step)
         case Retryable(code=code) | Terminal(code=code):
-            return failure(code, str(error), False)
+            return failure(code, _text(error), False)
         case RequestExpired():
             return failure("request_expired", str(error), False)
         case RequestWithdrawn():
@@ -62,12 +65,20 @@ def job_failure(error: BaseException) -> Failure:
 def _told(error: BaseException) -> str:
     if isinstance(error, asyncio.CancelledError):
         return "CancelledError: the code was cancelled by something that is not Perdure"
-    text = str(error)
+    text = _text(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def failure(code: str, message: str, retryable: bool, step: str | None = None) -> Failure:
-    """A failure as it is recorded: its message bounded, and of characters that can be stored."""
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001  # users' code; what it has to say about itself must end no attempt
+        return "(its text cannot be told)"
+
+
+def failure(code: object, message: str, retryable: bool, step: str | None = None) -> Failure:
+    """A failure as it is recorded: its code a code, its message bounded, and of characters that can be stored."""
+    code = code if isinstance(code, str) and _CODE.fullmatch(code) else UNKNOWN
     text = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]} …"
     text = text.encode(errors="replace").decode()  # a lone surrogate would make an event that nobody can store
     return Failure(code=code, message=text, retryable=retryable, step=step)

@@ -22,11 +22,12 @@ from perdure.core.retry import RetryPolicy
 from perdure.engine.branches import Branch
 from perdure.engine.calls import Call
 from perdure.engine.driving import Driven
-from perdure.engine.failure import step_failure, value_failure
+from perdure.engine.failure import UNKNOWN, step_failure, value_failure
+from perdure.engine.failure import failure as record
 from perdure.engine.result import Result
 from perdure.engine.scope import RUN
 from perdure.engine.values import Shape, plain, shaped
-from perdure.errors import Malformed, Retryable, StepFailed, TooLarge
+from perdure.errors import Malformed, Retryable, StepFailed
 
 if TYPE_CHECKING:
     from perdure.engine.bench import Bench
@@ -135,10 +136,10 @@ class StepCall(Call):
         if self.abandoned or self.bench.halted:
             return
         probe.hit("step.after_run")
-        data = self._judge(ended, started_at, seconds_between(started_at, port.now()))
+        data = self._judged(ended, started_at, seconds_between(started_at, port.now()))
         try:
             await self.bench.append(lambda job: data, self)
-        except TooLarge as exc:
+        except Malformed as exc:  # too large, or of types that an event does not have
             data = self._failed(value_failure(exc), started_at, seconds_between(started_at, port.now()))
             await self.bench.append(lambda job: data, self)
 
@@ -168,6 +169,13 @@ class StepCall(Call):
         return await self._driven.run()
 
     # ------------------------------------------------------------------------------------------ what came of it
+
+    def _judged(self, ended: _Ended, started_at: Instant, seconds: float) -> ev.StepCompletedData | ev.StepFailedData:
+        try:
+            return self._judge(ended, started_at, seconds)
+        except BaseException as exc:  # noqa: BLE001  # users' code again, in what they returned or raised
+            text = f"the end of the step cannot be told: {type(exc).__name__}"
+            return self._failed(record(UNKNOWN, text, False), started_at, seconds)
 
     def _judge(self, ended: _Ended, started_at: Instant, seconds: float) -> ev.StepCompletedData | ev.StepFailedData:
         if ended.error is not None:

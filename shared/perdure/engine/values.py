@@ -70,6 +70,8 @@ def shaped(value: Any, shape: Shape) -> Any:  # any JSON in, whatever the code d
         raise Malformed(f"the value does not fit {_name(shape)}: {exc}") from exc
     except TypeError:  # an annotation that msgspec cannot read converts nothing
         return value
+    except BaseException as exc:  # users' code: validators, __post_init__
+        raise Malformed(f"the value does not fit {_name(shape)}: {type(exc).__name__}") from exc
 
 
 def _model(wanted: type, value: Any) -> Any:

@@ -24,7 +24,7 @@ from perdure.core.codec import INLINE_VALUE_BYTES
 from perdure.core.event import AnyData, AnyEvent
 from perdure.core.fence import Verdict, judge
 from perdure.core.machine import EMPTY, JobState, apply, may_follow, stamp
-from perdure.errors import Interrupted, OutcomeUnknown, StreamFull, TailMoved, Unavailable
+from perdure.errors import BrokenLog, Interrupted, OutcomeUnknown, StreamFull, TailMoved, Unavailable
 from perdure.ids import Digest, EventId, JobRef, StreamSeq, new_event_id
 
 Decide = Callable[[JobState], AnyData | None]
@@ -104,7 +104,8 @@ class JobLog:
         `attempt` is the event id of the writer's `attempt.started` (a runner inside its attempt), None for all others.
         `event_id` is a derived one, so that a wish which is sent twice at once is stored once. Raises Interrupted when
         that attempt is no longer the last one; OutcomeUnknown when the budget is over and the event may be stored,
-        Unavailable (StreamFull) when it is over and it is not; TooLarge.
+        Unavailable (StreamFull) when it is over and it is not; TooLarge, Malformed for what nobody could read back;
+        BrokenLog when the log has been purged meanwhile.
         """
         event_id, deadline = event_id or new_event_id(), self._clock.monotonic() + budget_seconds
         put: set[Digest] = set()
@@ -118,8 +119,10 @@ class JobLog:
             if (size := len(codec.unbounded(event))) > INLINE_VALUE_BYTES:
                 left = blob.offload(data, size)
                 event = self._stamped(event_id, left.data, refs)
-                codec.encode(event)  # what does not fit even so leaves nothing behind
+                codec.check(event)  # what does not fit even so leaves nothing behind
                 await self._put(left.blobs, put)
+            else:
+                codec.check(event)
             stored = await self._settle(event, attempt, deadline)
             if stored is not None:
                 if whole is not event and stored.event.id == event_id:
@@ -141,11 +144,12 @@ class JobLog:
         """Send `event` until its fate is known: the stored entry, or None when news was folded instead."""
         unsure = False  # whether a copy without an answer may still be stored
         while True:
+            moved = False
             try:
                 at = await self._eventlog.append(self.ref, event, self.tail)
             except TailMoved as exc:
                 failed: Exception = exc
-                pause = MOVED_PAUSE
+                pause, moved = MOVED_PAUSE, True
             except OutcomeUnknown as exc:
                 failed, pause, unsure = exc, UNKNOWN_PAUSE, True
             except StreamFull as exc:
@@ -171,11 +175,22 @@ class JobLog:
                     raise Interrupted(f"job {self.ref.job}: another attempt has taken over")
                 if verdict is Verdict.NEWS:
                     return None  # an unsure copy of ours expected an older tail: it can never be stored now
+                if moved:
+                    await self._still_there()
             if self._clock.monotonic() + pause > deadline:
                 if unsure:
                     raise OutcomeUnknown(f"job {self.ref.job}: event {event.id} may be stored") from failed
                 raise failed if isinstance(failed, Unavailable) else Unavailable("the log takes no append") from failed
             await self._clock.sleep(pause)
+
+    async def _still_there(self) -> None:
+        """Raise BrokenLog when the log has become shorter than it was read: purged, then nothing can ever follow."""
+        try:
+            tail = await self._eventlog.tail(self.ref)
+        except Unavailable:
+            return  # the next try says more
+        if (StreamSeq(0) if tail is None else tail.at) < self.tail:
+            raise BrokenLog(f"job {self.ref.job}: the log that was read is gone")
 
     def _take(self, entries: Iterable[Stored]) -> None:
         for stored in entries:

@@ -3,8 +3,10 @@
 import asyncio
 import uuid
 
+from tests.conftest import SHARDS
 from tests.integration.runner.bench import BOB, Bench, Eventually
 
+from perdure.bus.purge import purge_log
 from perdure.bus.stream import Ask, leader_get
 from perdure.bus.subject import WORK, alarm_subject
 from perdure.core import event as ev
@@ -41,6 +43,18 @@ async def test_a_stale_copy_of_the_first_event_in_the_doorbell_starts_nothing_tw
 async def test_a_doorbell_of_nobodys_job_is_acked(bench: Bench, eventually: Eventually) -> None:
     async with bench.runner() as runner:
         await bench.ring()
+        await eventually(bench.empty)
+        assert runner.started.empty()
+    assert (await bench.log()).state.seq == 0
+
+
+async def test_a_doorbell_that_outlives_the_purge_of_its_log_is_acked(bench: Bench, eventually: Eventually) -> None:
+    await bench.submit()
+    first = (await bench.log()).entries[0]
+    await bench.append(ev.CancelledData(fingerprint=FINGERPRINT))
+    await purge_log(bench.bus, SHARDS, bench.ref, (await bench.log()).tail, tombstone=False)
+    async with bench.runner() as runner:
+        await bench.doorbells.ring(bench.ref, bench.queue, "normal", submitted=first)
         await eventually(bench.empty)
         assert runner.started.empty()
     assert (await bench.log()).state.seq == 0
