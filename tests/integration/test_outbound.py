@@ -319,13 +319,14 @@ async def ask(site: Site, **inputs: Any) -> dict[str, Any]:
 
 
 async def test_an_answer_is_status_some_headers_and_the_body(site: Site) -> None:
-    result = await ask(site, query={"q": "a&b=c", "n": 1, "x": True}, headers={"X-Token": "t"})
+    result = await ask(site, query={"q": "a&b=c", "n": 1, "x": True}, headers={"X-Token": "t", "user-agent": "me"})
     assert result["status"] == 200
     assert result["body"] == {"hello": "world"}
     assert result["headers"] == {"content-type": "application/json; charset=utf-8", "etag": '"1"'}
     request = site.seen[0]
     assert dict(request.query) == {"q": "a&b=c", "n": "1", "x": "true"}
     assert request.headers["X-Token"] == "t"
+    assert request.headers.getall("User-Agent") == ["me"]
     assert "Idempotency-Key" not in request.headers
     assert "Content-Type" not in request.headers
 
@@ -361,9 +362,14 @@ async def test_a_body_is_read_as_what_it_says_it_is(site: Site, content_type: st
 
 @pytest.mark.parametrize(
     ("content_type", "body"),
-    [("application/json", b"{"), ("application/octet-stream", b"\xff\xfe"), ("text/plain; charset=nonsense", b"a"),
-     ("application/json", b"\xff")],
-)  # fmt: skip
+    [
+        ("application/json", b"{"),
+        ("application/json", b"\xff"),
+        pytest.param("application/json", b"[" * 100_000, id="deep"),
+        ("application/octet-stream", b"\xff\xfe"),
+        ("text/plain; charset=nonsense", b"a"),
+    ],
+)
 async def test_a_body_that_is_no_value_is_refused(site: Site, content_type: str, body: bytes) -> None:
     async def answer(_request: web.Request) -> web.StreamResponse:
         return web.Response(body=body, headers={"Content-Type": content_type})

@@ -119,7 +119,7 @@ async def _refusal(response: aiohttp.ClientResponse, endpoint: ModelEndpoint) ->
 async def _reason(response: aiohttp.ClientResponse, endpoint: ModelEndpoint) -> str:
     try:
         problem = msgspec.json.decode(await response.content.read(MAX_PROBLEM_BYTES))
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
     error = problem.get("error") if isinstance(problem, dict) else None
     code = error.get("code") or error.get("type") if isinstance(error, dict) else None

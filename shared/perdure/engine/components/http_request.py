@@ -104,7 +104,7 @@ def _body(content_type: str | None, whole: bytes) -> UserValue:
         if _JSON.fullmatch(kind.get_content_type()):
             return msgspec.json.decode(whole)
         return whole.decode(kind.get_content_charset("utf-8"))
-    except (msgspec.DecodeError, UnicodeDecodeError, LookupError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, RecursionError) as exc:
         raise Terminal("the answer is neither JSON nor text", code="http_answer_unreadable") from exc
 
 

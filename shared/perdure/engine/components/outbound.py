@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from multidict import CIMultiDict
 
 from perdure import __version__
 from perdure.engine.components.address import HostPort, IPAddress, Refused, Target, public, target
@@ -92,7 +93,8 @@ class Outbound:
             ssl=self._tls,
             socket_factory=self._checked_socket(addresses),
         )
-        own = {"User-Agent": f"perdure/{__version__}", "Accept-Encoding": "identity"}
+        sent = CIMultiDict({"User-Agent": f"perdure/{__version__}", "Accept-Encoding": "identity"})
+        sent.update(headers)
         async with aiohttp.ClientSession(
             connector=connector,
             timeout=timeout,
@@ -106,7 +108,7 @@ class Outbound:
                     method,
                     to.url.update_query(query) if query else to.url,
                     data=body,
-                    headers={**own, **headers},
+                    headers=sent,
                     allow_redirects=False,
                 ) as response:
                     if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("identity", ""):
