@@ -4,9 +4,11 @@ import asyncio
 import random
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 from perdure.core.instant import Instant, instant
+
+_BOOT: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Clock(Protocol):
@@ -16,7 +18,7 @@ class Clock(Protocol):
         """This machine's wall clock, aware: for log lines only, never to decide what is due."""
 
     def broker_now(self) -> Instant:
-        """The broker's clock: the one that decides what is due (own clock + measured offset)."""
+        """The broker's clock: the one that decides what is due."""
 
     def monotonic(self) -> float:
         """Seconds that only rise: durations and the belief in a lease."""
@@ -33,16 +35,37 @@ class Chance(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks. `offset` is broker minus machine, set by whoever measures it (`bus.connection`)."""
+    """The machine's clocks, and the broker's as it was last told (`bus.connection`), carried on by one that no setting
+    of the wall clock moves: else an hour's step here would let requests expire until the next measurement.
+    """
 
     def __init__(self) -> None:
-        self.offset = timedelta(0)
+        self._told: tuple[datetime, float] | None = None
 
     def now(self) -> datetime:
         return datetime.now(UTC)
 
     def broker_now(self) -> Instant:
-        return instant(datetime.now(UTC) + self.offset)
+        return instant(self._broker())
+
+    @property
+    def offset(self) -> timedelta:
+        """Broker minus machine; 0 while the broker's time is not known."""
+        return timedelta(0) if self._told is None else self._broker() - self.now()
+
+    def tell(self, broker: datetime, at: float) -> None:
+        """The broker's clock said `broker` (aware) at the instant `at` of `elapsed`."""
+        self._told = broker, at
+
+    def elapsed(self) -> float:
+        """Seconds that only rise and go on while the machine sleeps, which `monotonic` does not everywhere."""
+        return time.clock_gettime(_BOOT)
+
+    def _broker(self) -> datetime:
+        if self._told is None:
+            return self.now()
+        broker, at = self._told
+        return broker + timedelta(seconds=self.elapsed() - at)
 
     def monotonic(self) -> float:
         return time.monotonic()

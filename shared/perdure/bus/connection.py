@@ -93,18 +93,18 @@ class Bus:
         return lambda: self._on_reconnect.remove(callback)
 
     async def measure_offset(self) -> None:
-        """Set the clock's offset from the `ts` of a STREAM.INFO reply, taken at the middle of the round trip.
+        """Tell the clock the broker's time, the `ts` of a STREAM.INFO reply, taken at the middle of the round trip.
 
         Raises Unavailable while the streams are not there.
         """
-        before = self.clock.now()
+        before = self.clock.elapsed()
         reply = await self.ask("$JS.API.STREAM.INFO.WORK", b"")
-        after = self.clock.now()
+        after = self.clock.elapsed()
         try:
             told = _timed.decode(reply).ts
         except msgspec.DecodeError as exc:  # an error reply carries no time
             raise Unavailable("the streams are not declared yet") from exc
-        self.clock.offset = told - (before + (after - before) / 2)
+        self.clock.tell(told, (before + after) / 2)
         self.offset_measured_at = self.clock.monotonic()
         if abs(self.clock.offset) > timedelta(seconds=WARN_OFFSET_SECONDS):
             log.warning("the broker's clock differs", offset_seconds=self.clock.offset.total_seconds())
