@@ -51,6 +51,13 @@ async def put(bus: Bus, tenant: Tenant, body: bytes) -> Digest:
     there = await leader_get(bus, BLOB, Ask(last_by_subj=first))
     if there is not None and moment(bus.clock.broker_now()) - there.at < YOUNG:
         return digest
+    await write(bus, tenant, digest, body)
+    return digest
+
+
+async def write(bus: Bus, tenant: Tenant, digest: Digest, body: bytes) -> None:
+    """Store a new copy of a blob, whatever is there. Raises Unavailable, StreamFull."""
+    first = blob_subject(tenant, digest, 0)
     chunks = [body[i : i + CHUNK_BYTES] for i in range(0, len(body), CHUNK_BYTES)] or [b""]
     try:
         for number, chunk in list(enumerate(chunks))[1:]:
@@ -58,7 +65,6 @@ async def put(bus: Bus, tenant: Tenant, body: bytes) -> Digest:
         await store(bus, first, chunks[0], {CHUNKS: str(len(chunks))})
     except OutcomeUnknown as exc:
         raise Unavailable(f"blob {digest}: no answer") from exc
-    return digest
 
 
 async def get(bus: Bus, tenant: Tenant, digest: Digest) -> bytes:

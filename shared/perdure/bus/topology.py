@@ -18,7 +18,7 @@ from perdure.bus.subject import AUDIT, BLOB, LIVE, WORK, Priority
 from perdure.errors import Conflict, Malformed, OutcomeUnknown, Unavailable
 from perdure.ids import Queue
 
-__all__ = ["Topology", "compare", "declare", "ensure_queue"]
+__all__ = ["Topology", "compare", "declare", "ensure_queue", "shard_count"]
 
 NAME_IN_USE: Final = 10058
 NO_CONSUMER: Final = 10014
@@ -96,6 +96,20 @@ async def compare(bus: Bus) -> Topology:
         if (has := _settled(found[wanted.name])) != replace(wanted, max_bytes=has.max_bytes):
             raise Conflict("streams-differ", _difference(has, wanted))
     return topology
+
+
+async def shard_count(bus: Bus) -> int | None:
+    """The shard count that the stream EV_0 carries, also while other streams are missing; None when it is gone.
+
+    Raises Unavailable, Conflict when it is not ours.
+    """
+    first = await _info(bus, names.event_stream(0))
+    if first is None:
+        return None
+    try:
+        return int(first.metadata["perdure.shards"])
+    except (KeyError, ValueError) as exc:
+        raise Conflict("streams-differ", "the stream EV_0 was not made by perdure") from exc
 
 
 async def ensure_queue(bus: Bus, queue: Queue, priority: Priority, lease_seconds: float) -> float:

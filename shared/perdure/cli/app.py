@@ -9,6 +9,7 @@ from cyclopts.exceptions import CycloptsError
 import perdure
 from perdure.cli import flows, jobs, people, serve
 from perdure.cli.demo import demo
+from perdure.cli.doctor import doctor
 from perdure.cli.session import Exit, report
 from perdure.errors import PerdureError
 
@@ -26,7 +27,7 @@ for command in (serve.up, demo, jobs.run, jobs.watch, people.answer, jobs.cancel
     app.command(command)
 for group in (people.app, jobs.app, flows.app, serve.app):
     app.command(group)
-for process in (serve.gateway, serve.runner, serve.sweeper):
+for process in (serve.gateway, serve.runner, serve.sweeper, doctor):
     app.command(process)
 
 

@@ -70,6 +70,15 @@ class Database:
             async with self._writer.begin() as conn:
                 yield conn
 
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncConnection]:
+        """One connection for many transactions, each begun by the caller (`async with conn.begin()`): temporary tables
+        last as long as it does. Other writers of this process wait for it on SQLite.
+        """
+        with translated():
+            async with self._writer.connect() as conn:
+                yield conn
+
     async def close(self) -> None:
         """Close every pooled connection."""
         await self._reader.dispose()

@@ -58,6 +58,11 @@ def head() -> str:
     return newest
 
 
+def knows(found: str) -> bool:
+    """Whether this version of Perdure brings the revision `found` along; a newer one's it does not."""
+    return found in {script.revision for script in ScriptDirectory.from_config(_config("")).walk_revisions()}
+
+
 def _config(url: str) -> Config:
     config = Config()
     config.set_main_option("script_location", str(_folder()).replace("%", "%%"))

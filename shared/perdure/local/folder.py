@@ -4,6 +4,7 @@ DATA/lock          flock, held by the supervisor and inherited by the broker: th
 DATA/format.json   {data, perdure, nats_server}: which program may open the folder
 DATA/client.json   {url, key}, 0600: how the command line finds the gateway
 DATA/nats.json     {url, user, password, inbox_prefix}, 0600: for any NATS client, to follow the tenant's jobs
+DATA/operator.json {nats, nats_user, nats_password, database}, 0600: for `perdure doctor`
 DATA/up.json       {pid, url, processes: {name: pid}}: who runs now
 DATA/nats/         the broker's store        DATA/perdure.db   SQLite
 """
@@ -58,6 +59,15 @@ class NatsFile(Struct, frozen=True):
     inbox_prefix: str
 
 
+class OperatorFile(Struct, frozen=True):
+    """What DATA/operator.json says: broker and database with an operator's rights. Made anew at each start."""
+
+    nats: str
+    nats_user: str
+    nats_password: str
+    database: str
+
+
 class UpFile(Struct, frozen=True):
     """What DATA/up.json says: the supervisor, and its processes by name."""
 
@@ -74,6 +84,14 @@ def read_client(data: Path) -> ClientFile | None:
         return None
     except (msgspec.MsgspecError, OSError) as exc:
         raise StartRefused(f"{data / 'client.json'} cannot be read: {exc}") from exc
+
+
+def read_operator(data: Path) -> OperatorFile | None:
+    """How an operator reaches what runs in the folder; None where `up` never started its own broker there."""
+    try:
+        return msgspec.json.decode((data / "operator.json").read_bytes(), type=OperatorFile)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
 
 
 def read_up(data: Path) -> UpFile | None:
@@ -121,18 +139,28 @@ class DataFolder:
         """The database file."""
         return self.path / "perdure.db"
 
-    def _check_format(self) -> None:
+    def _format(self) -> Format | None:
+        """What the folder says of itself; None where no start has ended yet. Raises StartRefused."""
         try:
-            found = msgspec.json.decode((self.path / "format.json").read_bytes(), type=Format)
+            return msgspec.json.decode((self.path / "format.json").read_bytes(), type=Format)
         except FileNotFoundError:
-            return
+            return None
         except msgspec.MsgspecError as exc:
             raise StartRefused(f"{self.path / 'format.json'} cannot be read: {exc}") from exc
-        if found.data > DATA_FORMAT:
-            raise StartRefused(
-                f"the data folder {self.path} was written by perdure {found.perdure} (data format {found.data}); "
-                f"this is perdure {__version__}, which opens up to format {DATA_FORMAT}: use {found.perdure} or newer"
-            )
+
+    def _check_format(self) -> None:
+        found = self._format()
+        if found is not None and found.data > DATA_FORMAT:
+            raise self.too_new(f"data format {found.data}, this version opens up to {DATA_FORMAT}")
+
+    def too_new(self, why: str) -> StartRefused:
+        """What to raise where a newer version has changed the folder."""
+        found = self._format()
+        writer = found.perdure if found is not None else "a newer version"
+        return StartRefused(
+            f"the data folder {self.path} was written by perdure {writer} ({why}); "
+            f"this is perdure {__version__}: use {writer} or newer"
+        )
 
     def write_format(self, nats_server: str | None) -> None:
         """Say which program the folder fits now; the last act of a start that may have changed it."""
@@ -146,18 +174,29 @@ class DataFolder:
         """Write how a NATS client of anybody's follows the jobs (0600)."""
         self._write("nats.json", msgspec.json.encode(nats))
 
+    def write_operator(self, operator: OperatorFile) -> None:
+        """Write how `perdure doctor` reaches broker and database (0600)."""
+        self._write("operator.json", msgspec.json.encode(operator))
+
     def write_up(self, up: UpFile) -> None:
         """Write who runs."""
         self._write("up.json", msgspec.json.encode(up))
 
     def backup_sqlite(self) -> Path:
-        """A copy of the database in DATA/backup-<version>/, made before it is migrated; returns the copy."""
-        target = self.path / f"backup-{__version__}" / self.sqlite.name
+        """A copy of the database in DATA/backup-<the version that wrote the folder last>/, made before it is migrated;
+        returns the copy. It is there whole or not at all, whatever kills us.
+        """
+        found = self._format()
+        target = self.path / f"backup-{found.perdure if found is not None else 'unknown'}" / self.sqlite.name
         target.parent.mkdir(mode=0o700, exist_ok=True)
-        with closing(sqlite3.connect(self.sqlite)) as source, closing(sqlite3.connect(target)) as copy:
+        half = target.with_suffix(".half")
+        half.unlink(missing_ok=True)
+        os.close(os.open(half, os.O_WRONLY | os.O_CREAT, 0o600))
+        with closing(sqlite3.connect(self.sqlite)) as source, closing(sqlite3.connect(half)) as copy:
             source.backup(copy)
-        target.chmod(0o600)
-        return target
+        with half.open("rb") as copied:
+            os.fsync(copied.fileno())
+        return half.replace(target)
 
     def _write(self, name: str, body: bytes) -> None:
         """Replace a file whole: who reads it sees the old or the new one, a power cut leaves one of them."""
