@@ -1,6 +1,6 @@
 """The protocol of the log, played by everyone at once on a log in memory that refuses stale appends and loses answers.
 
-Two runners (that freeze, die and go on as zombies), two people, a canceller and a sweeper take turns in every order
+Three runners (that freeze, die and go on as zombies), two people, a canceller and a sweeper take turns in every order
 that Hypothesis thinks of. After each turn the judge looks at the log; then the faults stop and the job has to end.
 """
 
@@ -35,6 +35,8 @@ from perdure.testing.factory import BEGIN, FINGERPRINT, JOB, OWNER, RUNNER, Stor
 Fate = Literal["answered", "answer lost", "lost", "late"]
 FATES: Final = st.sampled_from(("answered",) * 6 + ("answer lost", "lost", "late"))
 Decide = Callable[[Sequence[AnyEvent], JobState], AnyData | None]
+RUNNERS: Final = 3
+WHICH: Final = st.integers(0, RUNNERS - 1)
 SEEN: Final = Counter[str]()  # what the runs have met: a run that met no zombie has not tested the fence
 
 
@@ -203,7 +205,7 @@ class Life(RuleBasedStateMachine):
         self.minted = 0
         self.bells: dict[ev.Bell, int | None] = {}  # a doorbell in WORK -> the runner whose lease it is
         self.rung = 0
-        self.runners = [Runner(), Runner()]
+        self.runners = [Runner() for _ in range(RUNNERS)]
         self.people = [Writer(), Writer()]
         self.answers: list[RequestId | None] = [None, None]
         self.accepted: list[EventId] = []
@@ -231,7 +233,7 @@ class Life(RuleBasedStateMachine):
     def go_on(self) -> None:
         """A turn of everybody in which nothing goes wrong."""
         self.sweeper_looks("answered")
-        for number in (0, 1):
+        for number in range(RUNNERS):
             self.work(number, ["answered"])
         job = fold(self.broker.log)
         if job.asked and self.answering:
@@ -243,7 +245,7 @@ class Life(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------------------------------- runners
 
-    @rule(number=st.integers(0, 1), fates=st.lists(FATES, min_size=1, max_size=9))
+    @rule(number=WHICH, fates=st.lists(FATES, min_size=1, max_size=9))
     def work(self, number: int, fates: list[Fate]) -> None:
         """A runner takes its next turns: a doorbell, the claim, the events of its attempt."""
         for fate in fates:
@@ -319,7 +321,7 @@ class Life(RuleBasedStateMachine):
             self.bells.pop(runner.bell, None)  # also when the lease is over: a late ack is accepted
         runner.bell = runner.attempt = None
 
-    @rule(number=st.integers(0, 1))
+    @rule(number=WHICH)
     def lease_runs_out(self, number: int) -> None:
         """The runner's doorbell goes to somebody else; the runner does not know."""
         bell = self.runners[number].bell
@@ -327,16 +329,18 @@ class Life(RuleBasedStateMachine):
             self.bells[bell] = None
 
     @precondition(lambda self: any(r.attempt is not None for r in self.runners))
-    @rule(turns=st.integers(2, 6))
-    def a_frozen_runner_is_taken_over(self, turns: int) -> None:
-        """The other runner gets its doorbell and works; then it thaws, and knows nothing of it."""
-        number = 0 if self.runners[0].attempt is not None else 1
-        other = 1 - number
+    @rule(turns=st.integers(2, 6), to=st.integers(1, RUNNERS - 1))
+    def a_frozen_runner_is_taken_over(self, turns: int, to: int) -> None:
+        """Another runner gets its doorbell and works; then it thaws, and knows nothing of it."""
+        number = next(n for n, runner in enumerate(self.runners) if runner.attempt is not None)
+        other = (number + to) % RUNNERS
         if self.runners[other].bell is None:
             self.lease_runs_out(number)
             self.work(other, ["answered"] * turns)
+            zombies = sum(runner.attempt is not None for runner in self.runners)
+            SEEN["two zombies beside a runner"] += zombies == RUNNERS
 
-    @rule(number=st.integers(0, 1))
+    @rule(number=WHICH)
     def die(self, number: int) -> None:
         """kill -9."""
         self.lease_runs_out(number)
@@ -435,7 +439,7 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         """The faults are over: with new runners the job ends, whether or not anybody answers."""
         self.broker.flying.clear()
-        self.runners = [Runner(), Runner()]
+        self.runners = [Runner() for _ in range(RUNNERS)]
         self.bells = dict.fromkeys(self.bells)
         for _ in range(200):
             job = fold(self.broker.log)
@@ -461,6 +465,7 @@ def test_whatever_fails_in_whatever_order_the_log_stays_good_and_the_job_ends() 
     met = {name for name, times in SEEN.items() if times}
     assert met >= {
         "zombie append refused",
+        "two zombies beside a runner",
         "late append refused",
         "late append stored",
         "look: none",
