@@ -13,7 +13,7 @@ from perdure.bus.delta import Deltas
 from perdure.bus.news import News
 from perdure.clock import Chance
 from perdure.core import event as ev
-from perdure.core.event import TERMINAL, AnyEvent
+from perdure.core.event import TERMINAL, AnyEvent, Status
 from perdure.engine.attempt import Pass
 from perdure.errors import Interrupted, Unavailable
 from perdure.ids import EventId, JobRef
@@ -106,7 +106,8 @@ class Executor:
             await tell_parent(self._desk, delivery.ref, claimed.joblog.state)
             await delivery.ack()
             probe.hit("terminal.after_ack")
-            log.info("job ended", attempt=end.attempt, status=str(end.status))
+            tell = log.debug if end.status is Status.COMPLETED else log.info
+            tell("job ended", attempt=end.attempt, status=str(end.status))
             return
         if isinstance(end.data, ev.SuspendedData) and any(w.kind == "runner" for w in end.data.waiting):
             probe.hit("drain.after_suspend")

@@ -174,7 +174,9 @@ class Intake:
         if stored is None or joblog.state.attempt_id != stored.event.id:
             return None
         probe.hit("claim.after_append")
-        log.info("attempt started", attempt=joblog.state.attempt, reason=start.reason)
+        # A person would miss only what is out of the ordinary: a busy runner starts a thousand attempts a second.
+        tell = log.info if start.reason in ("lease_lost", "rung") else log.debug
+        tell("attempt started", attempt=joblog.state.attempt, reason=start.reason)
         return Claimed(delivery, lease, joblog, stored.event.id, workflow)
 
     def _due(self, job: JobState) -> AnyData | None:
