@@ -25,6 +25,7 @@ POINTS: Final = frozenset(
         "drain.after_suspend", "drain.before_nak",
         "child.after_end", "child.after_parent_append",
         "sweep.after_scan", "sweep.after_ring",
+        "migrate.between_steps",
         "retention.after_scan", "retention.after_archive", "retention.before_purge",
         "project.after_read", "project.before_commit", "project.after_commit", "project.after_announce",
     }

