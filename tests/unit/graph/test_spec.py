@@ -128,6 +128,7 @@ CASES: list[tuple[str, dict[str, Any], set[tuple[str, str]]]] = [
     ("an unknown component", node(DRAFT, component="chat_modl"), {("/nodes/1/component", "unknown-component")}),
     ("a missing component", changed(lambda d: d["nodes"][DRAFT].pop("component")),
      {("/nodes/1/component", "missing")}),
+    ("an empty component", node(DRAFT, component=""), {("/nodes/1/component", "wrong-type")}),
     ("inputs that are no object", node(POST, inputs=[]), {("/nodes/3/inputs", "wrong-type")}),
     ("an unknown input", literals(DRAFT, sytem="x"), {("/nodes/1/inputs/sytem", "unknown-input")}),
     ("a literal of the wrong type", literals(DRAFT, system=7), {("/nodes/1/inputs/system", "wrong-type")}),

@@ -118,7 +118,7 @@ def _node(item: UserValue, index: int, faults: Faults) -> Node | None:
     if not isinstance(node_id, str) or NODE_ID.fullmatch(node_id) is None:
         faults.add(f"{at}/id", "invalid-id" if "id" in item else "missing", f"must match {NODE_ID.pattern}")
         node_id = None
-    if not isinstance(component, str):
+    if not isinstance(component, str) or not component:
         faults.add(f"{at}/component", "wrong-type" if "component" in item else "missing", "must name a component")
         component = ""
     if not isinstance(inputs, dict):
