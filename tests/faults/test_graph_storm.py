@@ -5,8 +5,10 @@ seed is printed, `PERDURE_TEST_SEED` takes it again.
 """
 
 import asyncio
+import json
 import os
 import random
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -75,6 +77,16 @@ async def storm(
     return dead
 
 
+async def doctor(up: UpProcess) -> list[object]:
+    """What `perdure doctor` finds."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PERDURE_")}
+    command = [sys.executable, "-m", "perdure.cli.app", "doctor", "--json", "--data", str(up.data)]
+    process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    findings: list[object] = json.loads(out)["findings"]
+    return findings
+
+
 async def test_two_hundred_jobs_of_a_graph_survive_the_death_of_runners_and_broker(
     tmp_path: Path, eventually: Callable[..., Awaitable[None]]
 ) -> None:
@@ -118,4 +130,5 @@ async def test_two_hundred_jobs_of_a_graph_survive_the_death_of_runners_and_brok
             return len(rows) == JOBS and {row.status for row in rows} == {"completed"}
 
         await eventually(projected, within_seconds=30)
+        assert await doctor(up) == []
         assert await up.stop() == 0
