@@ -31,15 +31,17 @@ from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.front import Front, Gate
 from perdure_gateway.fullness import Fullness
 from perdure_gateway.limits import Limits
+from perdure_gateway.metrics import Metrics
 from perdure_gateway.rates import PER_MINUTE, Rates
 from perdure_gateway.revoke import Revocations
 from perdure_gateway.routes import events, flows, health, inbox, job_acts, jobs, runtime
 from perdure_gateway.routes import keys as key_routes
+from perdure_gateway.routes import service as service_routes
 from perdure_gateway.sql import Sql
 from perdure_gateway.strict import MAX_BYTES
 
 WAIT_SECONDS: Final = 0.2
-RESOURCES: Final = (jobs, job_acts, events, inbox, flows, runtime, key_routes, health)
+RESOURCES: Final = (jobs, job_acts, events, inbox, flows, runtime, key_routes, service_routes, health)
 
 log = structlog.get_logger(__name__)
 
@@ -128,6 +130,8 @@ def make(
     """
     app = web.Application(middlewares=[entry.entry], client_max_size=MAX_BYTES)
     app[keys.CORS], app[keys.RATES] = Cors(origins), Rates(service.clock, rate_per_minute)
+    app[keys.METRICS] = metrics = Metrics()
+    metrics.ask(lambda: bus.connected, lambda: service.clock.offset.total_seconds())
     app[keys.FULLNESS] = Fullness(desk.eventlog, service.clock)
     sql = Sql(database, service.clock)
     deleted, revocations = DeletedJobs(sql, service.clock), Revocations(bus)

@@ -14,7 +14,7 @@ from perdure.core.instant import Instant, instant, moment
 from perdure.core.schema import pointer
 from perdure.errors import Fault, Invalid, Malformed, TooLarge
 from perdure.ids import FLOW_NAME, TOKEN, Digest
-from perdure_gateway import strict
+from perdure_gateway import policy, strict
 from perdure_gateway.keys import LIMITS
 from perdure_gateway.problems import Problem
 
@@ -25,7 +25,6 @@ _JSON_TYPE: Final = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-8"?
 
 Name = Annotated[str, StringConstraints(pattern=f"^{FLOW_NAME.pattern}$")]
 PrincipalName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,126}$")]
-Scope = Literal["read", "execute", "answer", "edit", "share", "admin", "values", "metrics"]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
@@ -84,7 +83,7 @@ class KeyBody(Body):
     """`POST /api/keys`: for oneself, or for a `user` or `service`."""
 
     name: Text
-    scopes: Annotated[list[Scope], Field(max_length=len(get_args(Scope)))] = []
+    scopes: Annotated[list[policy.Right], Field(max_length=len(get_args(policy.Right)))] = []
     expires_at: str | None = None
     user: PrincipalName | None = None
     service: PrincipalName | None = None
@@ -133,6 +132,9 @@ async def read(request: web.Request, shape: type[B], *, optional: bool = False) 
 
     Raises Problem (`unsupported-media-type`, `too-large`, `body-too-slow`), InvalidJson, Invalid (`invalid-body`).
     """
+    declared = policy.declared(request)
+    if (declared.body, declared.optional) != (shape, optional):
+        raise policy.Undeclared(f"{shape.__name__} is not what the handler declares")
     if optional and not request.body_exists:
         return parse({}, shape)
     if "Content-Encoding" in request.headers:
@@ -245,6 +247,8 @@ def idempotency_key(request: web.Request) -> str | None:
 
 def query(request: web.Request, *names: str) -> dict[str, str]:
     """The query parameters, each at most once. Raises Problem (`invalid-parameter`): a typo must not widen a list."""
+    if not set(names) <= set(policy.declared(request).query):
+        raise policy.Undeclared("a parameter that the handler does not declare")
     faults = [Fault("unknown", "there is no such parameter", parameter=n) for n in request.query if n not in names]
     faults += [
         Fault("repeated", "given more than once", parameter=n) for n in names if len(request.query.getall(n, [])) > 1

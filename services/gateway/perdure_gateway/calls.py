@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from perdure import probe
 from perdure.bus import callbodies as said
 from perdure.bus.call import Handler
 from perdure.bus.callbodies import FORMAT, REGISTER, SUBMIT, Register, Registered, Submit, Submitted
@@ -67,6 +68,7 @@ class Children:
         before = await child_before(self._desk, ref.tenant, parent)
         if before is None:  # the owner may execute every flow of its tenant
             before = await submit(self._desk, await self._submission(call, ref, parent, job.submitted))
+            probe.hit("call.after_submit")
         if before.state.terminal:
             await tell_parent(self._desk, before.ref, before.state, parent)
         return Submitted(job_id=before.ref.job)

@@ -28,6 +28,19 @@ async def entry(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Name the request, ask who calls and whether they may, run the handler, turn every error into a problem."""
     given = request.headers.get("X-Request-Id", "")
     request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else str(uuid_utils.uuid7())
+    clock = request.app[keys.SERVICE].clock
+    began_at = clock.monotonic()
+    response = await _answered(request, handler)
+    resource = request.match_info.route.resource
+    route = "none" if resource is None else resource.canonical
+    metrics = request.app[keys.METRICS]
+    metrics.requests.labels(route, request.method if resource is not None else "any", response.status).inc()
+    if isinstance(response, web.Response):
+        metrics.request_seconds.labels(route).observe(clock.monotonic() - began_at)
+    return response
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return request.app[keys.CORS].preflight(request) or await _authorised(request, handler)
     except Exception as exc:  # the top of a request: what nobody foresaw is logged and told as `internal`

@@ -16,6 +16,7 @@ from perdure_gateway.deleted import DeletedJobs
 from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.fullness import Fullness
 from perdure_gateway.limits import Limits
+from perdure_gateway.metrics import Metrics
 from perdure_gateway.rates import Rates
 from perdure_gateway.revoke import Revocations
 from perdure_gateway.sql import Sql
@@ -34,4 +35,5 @@ SERVICE: Final = web.AppKey("service", Service)
 CORS: Final = web.AppKey("cors", Cors)
 RATES: Final = web.AppKey("rates", Rates)
 FULLNESS: Final = web.AppKey("fullness", Fullness)
+METRICS: Final = web.AppKey("metrics", Metrics)
 CHANCE: Final = web.AppKey("chance", SystemChance)

@@ -1,10 +1,15 @@
-"""The policy of every route: what a handler declares about who may call it. A route without one stops the start."""
+"""The declaration of every route: who may call it, and what goes in and out. A route without one stops the start.
+
+The OpenAPI document is built from it, and it validates too: a handler can take no query parameter and no body but those
+that it declares (`bodies`), so the document cannot say anything else than what is taken.
+"""
 
 from collections.abc import Awaitable, Callable
-from typing import Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, TypeVar, get_args
 
 from aiohttp import web
 from msgspec import Struct
+from pydantic import BaseModel
 
 from perdure.errors import Forbidden, PerdureError
 from perdure_gateway.auth import Caller
@@ -13,24 +18,58 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 H = TypeVar("H", bound=Handler)
 Right = Literal["read", "execute", "answer", "edit", "share", "admin", "values", "metrics"]
 SCOPES: Final = get_args(Right)
+JSON: Final = "application/json"
 
 
-class Policy(Struct, frozen=True):
-    """`right` is what the caller's key must hold, None where any valid key will do; `public` needs no key at all."""
+class Policy(Struct, frozen=True, kw_only=True):
+    """`right` is what the caller's key must hold, None where any valid key will do; `public` needs no key at all.
+
+    `query` names the parameters, `body` is what is sent (`optional`: or nothing), `answers` the statuses that are no
+    problem, `media` what comes back, `record` its shape where it has one; `keyed`: an Idempotency-Key is taken.
+    """
 
     right: Right | None = None
     public: bool = False
+    query: tuple[str, ...] = ()
+    body: type[BaseModel] | None = None
+    optional: bool = False
+    answers: tuple[int, ...] = (200,)
+    media: tuple[str, ...] = (JSON,)
+    record: Any = None  # a msgspec type
+    keyed: bool = False
 
 
 class Undeclared(PerdureError):
-    """A route whose handler declares no policy."""
+    """A route whose handler declares nothing, or takes what it does not declare."""
 
 
-def allow(right: Right | None = None, *, public: bool = False) -> Callable[[H], H]:
-    """Declare the policy of a handler."""
+def op(
+    right: Right | None = None,
+    *,
+    public: bool = False,
+    query: tuple[str, ...] = (),
+    body: type[BaseModel] | None = None,
+    optional: bool = False,
+    answers: tuple[int, ...] = (200,),
+    media: tuple[str, ...] = (JSON,),
+    record: Any = None,
+    keyed: bool = False,
+) -> Callable[[H], H]:
+    """Declare a handler. See Policy."""
+    declared = Policy(
+        right=right,
+        public=public,
+        query=query,
+        body=body,
+        optional=optional,
+        answers=answers,
+        media=media,
+        record=record,
+        keyed=keyed,
+    )
 
     def declare(handler: H) -> H:
-        _policies[handler] = Policy(right, public)
+        _policies[handler] = declared
         return handler
 
     return declare
@@ -41,11 +80,22 @@ def policy_of(handler: Handler) -> Policy | None:
     return _policies.get(handler)
 
 
+def declared(request: web.Request) -> Policy:
+    """What the handler of `request` declared. Raises Undeclared."""
+    found = policy_of(request.match_info.handler)
+    if found is None:
+        raise Undeclared("a handler that declares nothing")
+    return found
+
+
 def check(app: web.Application) -> None:
-    """Every route has declared its policy. Raises Undeclared, naming the route."""
+    """Every route has declared itself, and says what it does. Raises Undeclared, naming the route."""
     for route in app.router.routes():
+        where = f"{route.method} {route.resource.canonical if route.resource else '?'}"
         if policy_of(route.handler) is None:
-            raise Undeclared(f"{route.method} {route.resource.canonical if route.resource else '?'} declares no policy")
+            raise Undeclared(f"{where} declares nothing")
+        if not (route.handler.__doc__ or "").strip():
+            raise Undeclared(f"{where} does not say what it does")
 
 
 def permit(policy: Policy, caller: Caller) -> None:

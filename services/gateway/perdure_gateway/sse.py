@@ -14,8 +14,10 @@ import structlog
 from aiohttp import web
 
 from perdure.clock import Chance, Clock
+from perdure.core.stream.delta import RESET
 from perdure.core.stream.frame import Frame, StreamAdapter
 from perdure.errors import Unauthenticated, Unavailable, UnsupportedVersion
+from perdure_gateway.metrics import Metrics
 from perdure_gateway.revoke import Revocations
 
 HEARTBEAT_SECONDS: Final = 15.0
@@ -50,11 +52,12 @@ class Stream:
         still_good: Callable[[], Awaitable[object]],
         offset: Callable[[], str],
         revocations: Revocations,
+        metrics: Metrics,
     ) -> None:
         self._request, self._clock, self._chance = request, clock, chance
         self._stopping, self._still_good = stopping, still_good
         self._offset, self._sent = offset, offset()
-        self._revocations = revocations
+        self._revocations, self._metrics = revocations, metrics
         self._response = web.StreamResponse(headers=HEADERS)
         self._ends_at = clock.monotonic() + AGE_SECONDS + AGE_JITTER_SECONDS * (2 * chance.random() - 1)
         self._look_at = clock.monotonic() + AUTH_SECONDS
@@ -65,6 +68,7 @@ class Stream:
             await self._response.prepare(self._request)
             await self._write(f": perdure\nretry: {1000 + int(2000 * self._chance.random())}\n\n".encode())
             reason = await self._pump(frames)
+            self._metrics.closed.labels(reason or "done").inc()
             if reason is not None:
                 if reason == "drain":  # everybody comes back at once: spread them out
                     await self._write(f"retry: {500 + int(9500 * self._chance.random())}\n\n".encode())
@@ -72,9 +76,10 @@ class Stream:
                     await self._write(frame.encode())
             await self._response.write_eof()
         except ConnectionError:
-            pass  # the reader left; nothing of the job depends on it
+            self._metrics.closed.labels("left").inc()  # nothing of the job depends on its reader
         except SlowReader:
             log.info("slow reader cut off")
+            self._metrics.closed.labels("slow_reader").inc()
             if self._request.transport is not None:
                 self._request.transport.abort()
         return self._response
@@ -96,6 +101,7 @@ class Stream:
                         return None
                     await self._write(frame.encode())
                     self._sent = frame.id or self._sent
+                    self._metrics.frames.labels(_kind(frame)).inc()
                     following = asyncio.ensure_future(anext(frames, None))
                 elif not drained.done() and not revoked.done():
                     await self._beat()
@@ -139,3 +145,8 @@ class Stream:
                 await self._response.write(data)
         except TimeoutError as exc:
             raise SlowReader from exc
+
+
+def _kind(frame: Frame) -> str:
+    head = frame.event.partition(".")[0]
+    return "reset" if frame.event == RESET else head if head in ("delta", "stream") else "event"

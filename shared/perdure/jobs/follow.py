@@ -8,11 +8,12 @@ messages were dropped, or that the connection was lost, asks the leader for what
 Deltas go by `core.stream.reading`; what it misses is read from LIVE, together with the events that may have settled it.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
+from perdure import probe
 from perdure.bus.eventlog import EventLog, Stored
 from perdure.bus.fanout import Fanout, Inbox, Lagged, LiveDelta, LiveEvent
 from perdure.clock import Clock
@@ -55,6 +56,7 @@ class Follower:
         self._backlog = deque(backlog)
         self._ref = tail.ref
         self._at = tail.at  # the stream's number of the last event that was sent; meaningful once the backlog is out
+        self.repairs: Counter[str] = Counter()  # holes that were healed: `events`, `deltas`
         self._reading = Reading(start, tail.event.status, tail.event.attempt, fresh=fresh)
 
     @property
@@ -99,10 +101,12 @@ class Follower:
             self._reading.event(stored.event)
             self._at = stored.at
             yield stored
+        probe.hit("follow.after_replay")
         if head_only:
             return
         for show in await self._joined():
             yield show
+        probe.hit("follow.before_live")
         away_since: float | None = None
         behind = False
         while True:
@@ -119,6 +123,7 @@ class Follower:
                 away_since, behind = None, False
                 if not missed:
                     self._reading.give_up_waiting()
+                self.repairs["events"] += bool(missed)
                 for stored in missed:
                     shows = self._take(stored)
                     yield stored
@@ -171,7 +176,10 @@ class Follower:
 
     async def _shown(self, said: Sequence[Said], *, waited: bool) -> list[Show]:
         shows = self._reading.say(said, waited=waited)
-        return await self._healed(said) if isinstance(shows, Hole) else shows
+        if not isinstance(shows, Hole):
+            return shows
+        self.repairs["deltas"] += 1
+        return await self._healed(said)
 
     async def _healed(self, said: Sequence[Said]) -> list[Show]:
         """What LIVE has of the deltas that were missed, with what was just heard."""

@@ -244,7 +244,8 @@ async def test_killed_and_started_again_in_the_middle_of_a_stream(
         while True:
             try:
                 async for frame in gateway.client.stream(f"/api/jobs/{hand.ref.job}/events", **last):
-                    seen.append(int(frame.id))
+                    if frame.event != "delta.reset":
+                        seen.append(int(frame.id))
                     last["last_event_id"] = frame.id
                     if frame.event == "job.completed":
                         return

@@ -20,8 +20,8 @@ from perdure.ids import JobId, JobRef
 from perdure.jobs.follow import UNTIL, attach, replay_to
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER, Caller
-from perdure_gateway.keys import CHANCE, DESK, FANOUT, KEYS, LIMITS, REVOCATIONS, SERVICE
-from perdure_gateway.policy import allow
+from perdure_gateway.keys import CHANCE, DESK, FANOUT, KEYS, LIMITS, METRICS, REVOCATIONS, SERVICE
+from perdure_gateway.policy import op
 from perdure_gateway.problems import Problem
 from perdure_gateway.sse import HEADERS, Stream
 
@@ -33,7 +33,7 @@ FILTERS: Final = ("types", "values", "deltas")
 KINDS: Final = ("text/event-stream", "application/jsonl", "application/json")
 
 
-@allow("read")
+@op("read", query=(*OFFSETS, *FILTERS, "until", "gap", "limit"), answers=(200, 204), media=KINDS)
 async def events(request: web.Request) -> web.StreamResponse:
     """`GET /api/jobs/{job}/events`. Everything that can be refused is refused before the headers."""
     wanted = _representation(request)
@@ -56,8 +56,9 @@ async def _stream(request: web.Request, ref: JobRef) -> web.StreamResponse:
     app, service = request.app, request.app[SERVICE]
     if service.stopping.is_set():
         raise Problem("draining", "another gateway will answer", headers={"Retry-After": "1"})
+    metrics, began_at = app[METRICS], service.clock.monotonic()
     attached = attach(app[DESK].eventlog, app[FANOUT], service.clock, ref, after, adapter)
-    with app[LIMITS].stream(request[CALLER].key_id):
+    with app[LIMITS].stream(request[CALLER].key_id), metrics.streams.labels("sse").track_inprogress():
         try:
             async with app[LIMITS].attaching():
                 follower = await attached.__aenter__()
@@ -76,10 +77,14 @@ async def _stream(request: web.Request, ref: JobRef) -> web.StreamResponse:
                 lambda: app[KEYS].caller(request),
                 lambda: str(follower.offset),
                 app[REVOCATIONS],
+                metrics,
             )
+            metrics.attach_seconds.observe(service.clock.monotonic() - began_at)
             async with aclosing(follower.frames(until)) as frames:
                 return await stream.send(frames, adapter)
         finally:
+            for what, count in follower.repairs.items():
+                metrics.repairs.labels(what).inc(count)
             await attached.__aexit__(None, None, None)
 
 

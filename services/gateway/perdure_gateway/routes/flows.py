@@ -14,12 +14,12 @@ from perdure.ids import FLOW_NAME
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER, Caller
 from perdure_gateway.keys import BUS, DESK, FLOWS, SQL
-from perdure_gateway.policy import allow
+from perdure_gateway.policy import op
 from perdure_gateway.problems import Problem
 from perdure_gateway.subflows import publishable
 
 
-@allow("edit")
+@op("edit", query=("dry_run",), body=bodies.FlowBody, answers=(200, 201))
 async def create(request: web.Request) -> web.Response:
     """`POST /api/flows`: 201 with the first version. `?dry_run=true` only checks."""
     dry = _dry_run(request)
@@ -37,7 +37,7 @@ async def create(request: web.Request) -> web.Response:
     return _tagged(stored, 201)
 
 
-@allow("edit")
+@op("edit", query=("dry_run",), body=bodies.FlowChangeBody)
 async def change(request: web.Request) -> web.Response:
     """`PUT /api/flows/{flow}` with If-Match: the next version, or the same one for the same definition."""
     dry = _dry_run(request)
@@ -57,7 +57,7 @@ async def change(request: web.Request) -> web.Response:
     return _tagged(await _store(request, caller, flow.name, definition, graph, expected=expected), 200)
 
 
-@allow("read")
+@op("read", query=("limit", "cursor"))
 async def index(request: web.Request) -> web.Response:
     """`GET /api/flows`: the newest versions, by name, without definitions."""
     query = bodies.query(request, "limit", "cursor")
@@ -68,7 +68,7 @@ async def index(request: web.Request) -> web.Response:
     return await answers.page(request, "flows", query, rows, found.next)
 
 
-@allow("read")
+@op("read", answers=(200, 304))
 async def show(request: web.Request) -> web.Response:
     """`GET /api/flows/{flow}`: the newest version, as SQL has it now."""
     bodies.query(request)
@@ -76,7 +76,7 @@ async def show(request: web.Request) -> web.Response:
     return answers.tagged(request, str(flow.version), views.flow_view(flow, definition=True))
 
 
-@allow("read")
+@op("read")
 async def versions(request: web.Request) -> web.Response:
     """`GET /api/flows/{flow}/versions`: newest first, without definitions."""
     bodies.query(request)
@@ -87,7 +87,7 @@ async def versions(request: web.Request) -> web.Response:
     return answers.respond({"data": [views.flow_view(version, definition=False) for version in found]})
 
 
-@allow("read")
+@op("read")
 async def version(request: web.Request) -> web.Response:
     """`GET /api/flows/{flow}/versions/{n}`."""
     bodies.query(request)

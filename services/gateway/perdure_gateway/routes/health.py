@@ -7,17 +7,17 @@ from aiohttp import web
 from perdure_gateway import answers, bodies
 from perdure_gateway.auth import CALLER
 from perdure_gateway.keys import SERVICE
-from perdure_gateway.policy import allow
+from perdure_gateway.policy import op
 
 
-@allow(public=True)
+@op(public=True, answers=(200, 503))
 async def health(request: web.Request) -> web.Response:
     """`/livez` (the loop turns), `/startupz` (was ready once), `/readyz` (may be sent work): 200 or 503."""
     status, word = request.app[SERVICE].health(request.path)
     return answers.respond({"status": word}, status)
 
 
-@allow()
+@op()
 async def whoami(request: web.Request) -> web.Response:
     """`GET /api/whoami`: what the credential stands for."""
     bodies.query(request)

@@ -8,21 +8,21 @@ from msgspec import UNSET
 from perdure.core import event as ev
 from perdure.core.request import asked_in
 from perdure.db.inbox import InboxFilter, Order, RequestStatus, list_requests
-from perdure.errors import Malformed, NotFound
+from perdure.errors import Conflict, Expired, Forbidden, Invalid, Malformed, NotFound
 from perdure.ids import REQUEST_ID, RequestId, is_uuid, parse_request_id
 from perdure.jobs.answer import Answer, answer
 from perdure.jobs.read import load
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER
-from perdure_gateway.keys import DESK, SQL
-from perdure_gateway.policy import allow
+from perdure_gateway.keys import DESK, METRICS, SQL
+from perdure_gateway.policy import op
 
 STATUSES: Final = get_args(RequestStatus)
 KINDS: Final = ("approval", "choice", "input", "tool_call")
 FILTERS: Final = ("status", "flow", "job", "kind")
 
 
-@allow("read")
+@op("read", query=(*FILTERS, "expires_before", "order", "limit", "cursor"))
 async def index(request: web.Request) -> web.Response:
     """`GET /api/inbox`: from the projection, up to a second behind; open requests unless `status` says otherwise."""
     query = bodies.query(request, *FILTERS, "expires_before", "order", "limit", "cursor")
@@ -33,7 +33,7 @@ async def index(request: web.Request) -> web.Response:
     return await answers.page(request, "inbox", query, [views.request_of_row(row) for row in found.rows], found.next)
 
 
-@allow("read")
+@op("read")
 async def show(request: web.Request) -> web.Response:
     """`GET /api/inbox/{request}`: from its job's log."""
     bodies.query(request)
@@ -50,7 +50,7 @@ async def show(request: web.Request) -> web.Response:
     return answers.respond(views.request_of_state(log.state, asked, log.state.settled.get(wanted), flow))
 
 
-@allow("answer")
+@op("answer", body=bodies.AnswerBody)
 async def reply(request: web.Request) -> web.Response:
     """`POST /api/inbox/{request}/answer`: 200 with the settled request; the first answer wins."""
     caller = request[CALLER]
@@ -67,7 +67,15 @@ async def reply(request: web.Request) -> web.Response:
         comment=body.comment,
     )
     via = ev.Via(channel="api", key_id=caller.key_id)
-    done = await answer(request.app[DESK], caller.tenant, request.match_info["request"], caller.principal, said, via)
+    counted = request.app[METRICS].answers
+    try:
+        done = await answer(
+            request.app[DESK], caller.tenant, request.match_info["request"], caller.principal, said, via
+        )
+    except (Conflict, Expired, Forbidden, Invalid) as exc:
+        counted.labels("unknown", exc.code).inc()
+        raise
+    counted.labels(done.request.kind, "replayed" if done.replayed else "taken").inc()
     flow = done.job.submitted.flow if done.job.submitted is not None else None
     view = views.request_of_state(done.job, done.request, done.settled, flow)
     return answers.respond(view | {"replayed": True} if done.replayed else view)

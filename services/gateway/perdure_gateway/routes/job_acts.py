@@ -17,11 +17,11 @@ from perdure.jobs.signal import retry_now, signal
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER
 from perdure_gateway.keys import DESK, FANOUT, REVOCATIONS, SQL
-from perdure_gateway.policy import allow
+from perdure_gateway.policy import op
 from perdure_gateway.state import state
 
 
-@allow("execute")
+@op("execute", body=bodies.SignalBody, optional=True, answers=(202,), keyed=True)
 async def send(request: web.Request) -> web.Response:
     """`POST /api/jobs/{job}/signals/{name}`: 202 with the signal's `seq`."""
     bodies.query(request)
@@ -36,7 +36,7 @@ async def send(request: web.Request) -> web.Response:
     return answers.respond({"seq": done.seq}, 202, headers)
 
 
-@allow("execute")
+@op("execute", body=bodies.NoBody, optional=True, answers=(202,), record=views.JobView)
 async def retry(request: web.Request) -> web.Response:
     """`POST /api/jobs/{job}/retry`: 202; a back-off, or the wait for code that fits, ends now."""
     bodies.query(request)
@@ -47,7 +47,7 @@ async def retry(request: web.Request) -> web.Response:
     return answers.respond(views.job_of_state(ref, job), 202, headers)
 
 
-@allow("execute")
+@op("execute", answers=(204,))
 async def delete(request: web.Request) -> web.Response:
     """`DELETE /api/jobs/{job}`: 204; from then on 404 everywhere. The log goes when retention next looks."""
     bodies.query(request)
@@ -65,7 +65,7 @@ async def delete(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-@allow("read")
+@op("read", query=("at", "values"), answers=(200, 304))
 async def show(request: web.Request) -> web.Response:
     """`GET /api/jobs/{job}/state`: the fold at `at` (default: now), with the text of what is being said."""
     query = bodies.query(request, "at", "values")

@@ -19,8 +19,8 @@ from perdure_gateway import answers, bodies, views, waiting
 from perdure_gateway.accept import Fitting, fitting
 from perdure_gateway.auth import CALLER, Caller
 from perdure_gateway.fullness import refused
-from perdure_gateway.keys import DELETED, DESK, FLOWS, FULLNESS, LIMITS, SQL
-from perdure_gateway.policy import allow
+from perdure_gateway.keys import DELETED, DESK, FLOWS, FULLNESS, LIMITS, METRICS, SQL
+from perdure_gateway.policy import op
 from perdure_gateway.problems import Problem
 
 MAX_WAIT_SECONDS: Final = 60
@@ -30,7 +30,7 @@ FILTERS: Final = ("status", "flow", "tag", "session", "owner", "parent", "waitin
 INSTANTS: Final = ("created_after", "created_before", "updated_after")
 
 
-@allow("execute")
+@op("execute", body=bodies.SubmitBody, answers=(200, 202), record=views.JobView, keyed=True)
 async def create(request: web.Request) -> web.Response:
     """`POST /api/jobs`: 202 with the job; what would be refused is refused before anything is written."""
     caller, desk = request[CALLER], request.app[DESK]
@@ -38,7 +38,8 @@ async def create(request: web.Request) -> web.Response:
     body = await bodies.read(request, bodies.SubmitBody)
     if key is not None and await request.app[DELETED].has(_made_by(caller, key)):
         raise Problem("job-deleted", "the job that this key has made was deleted")
-    fingerprint = body.fingerprint()
+    clock, metrics = desk.clock, request.app[METRICS]
+    began_at, fingerprint = clock.monotonic(), body.fingerprint()
     try:
         fits = await _checked(request, caller, body)
     except (NotFound, Invalid, Unavailable, Problem):
@@ -69,10 +70,14 @@ async def create(request: web.Request) -> web.Response:
         if before is None:
             raise refused()
         return await _accepted(request, before, wait)
-    return await _accepted(request, await submit(desk, submission), wait)
+    accepted = await submit(desk, submission)
+    if not accepted.replayed:
+        metrics.submitted.labels(metrics.flow(fits.ref.name), submission.source.surface).inc()
+        metrics.submit_seconds.observe(clock.monotonic() - began_at)
+    return await _accepted(request, accepted, wait)
 
 
-@allow("read")
+@op("read", query=(*FILTERS, *INSTANTS, "order", "limit", "cursor"))
 async def index(request: web.Request) -> web.Response:
     """`GET /api/jobs`: from the projection, up to a second behind."""
     query = bodies.query(request, *FILTERS, *INSTANTS, "order", "limit", "cursor")
@@ -83,7 +88,7 @@ async def index(request: web.Request) -> web.Response:
     return await answers.page(request, "jobs", query, [views.job_of_row(row) for row in found.rows], found.next)
 
 
-@allow("read")
+@op("read", answers=(200, 304), record=views.JobView)
 async def show(request: web.Request) -> web.Response:
     """`GET /api/jobs/{job}`: folded from the log, so whoever wrote reads what was written.
 
@@ -103,7 +108,7 @@ async def show(request: web.Request) -> web.Response:
     return response
 
 
-@allow("read")
+@op("read")
 async def requests(request: web.Request) -> web.Response:
     """`GET /api/jobs/{job}/requests`: every request that the job ever asked, in order."""
     bodies.query(request)
@@ -119,7 +124,7 @@ async def requests(request: web.Request) -> web.Response:
     return answers.respond({"data": found})
 
 
-@allow("read")
+@op("read", answers=(200, 304))
 async def blob(request: web.Request) -> web.Response:
     """`GET /api/jobs/{job}/blobs/{sha256}`: a value that an event of this job refers to, to be saved, never shown."""
     bodies.query(request)
@@ -139,7 +144,7 @@ async def blob(request: web.Request) -> web.Response:
     return web.Response(body=body, headers=headers, content_type="application/json")
 
 
-@allow("execute")
+@op("execute", body=bodies.CancelBody, optional=True, answers=(200, 202), record=views.JobView)
 async def cancel(request: web.Request) -> web.Response:
     """`POST /api/jobs/{job}/cancel`: 200 when the job has ended, 202 while a runner has to stop."""
     body = await bodies.read(request, bodies.CancelBody, optional=True)

@@ -17,11 +17,11 @@ from perdure.ids import Principal
 from perdure_gateway import answers, bodies
 from perdure_gateway.auth import CALLER, Caller
 from perdure_gateway.keys import DESK, REVOCATIONS, SQL
-from perdure_gateway.policy import allow
+from perdure_gateway.policy import Right, op
 from perdure_gateway.problems import Problem
 
 
-@allow("admin")
+@op("admin", query=("mine", "limit", "cursor"))
 async def index(request: web.Request) -> web.Response:
     """`GET /api/keys`: the tenant's keys without what opens them, the youngest first; `mine=true`: one's own."""
     query = bodies.query(request, "mine", "limit", "cursor")
@@ -32,7 +32,7 @@ async def index(request: web.Request) -> web.Response:
     return await answers.page(request, "keys", query, [_view(row) for row in found.rows], found.next)
 
 
-@allow("admin")
+@op("admin", body=bodies.KeyBody, answers=(201,))
 async def create(request: web.Request) -> web.Response:
     """`POST /api/keys`: 201 with the `secret`, which is shown this once."""
     bodies.query(request)
@@ -51,7 +51,7 @@ async def create(request: web.Request) -> web.Response:
     return _shown_once(made, secret)
 
 
-@allow("admin")
+@op("admin", body=bodies.NoBody, optional=True, answers=(201,))
 async def rotate(request: web.Request) -> web.Response:
     """`POST /api/keys/{key}/rotate`: 201 with a new key like it; the old one stays good for 24 hours."""
     bodies.query(request)
@@ -67,7 +67,7 @@ async def rotate(request: web.Request) -> web.Response:
     return _shown_once(made, secret)
 
 
-@allow("admin")
+@op("admin", answers=(204,))
 async def revoke(request: web.Request) -> web.Response:
     """`DELETE /api/keys/{key}`: 204; every gateway forgets it at once, and its open streams end."""
     bodies.query(request)
@@ -87,7 +87,7 @@ def _whose(caller: Caller, body: bodies.KeyBody) -> Principal:
     return caller.principal if body.service is None else Principal(f"service:{body.service}")
 
 
-def _narrowed(caller: Caller, scopes: list[str] | list[bodies.Scope]) -> list[str]:
+def _narrowed(caller: Caller, scopes: list[str] | list[Right]) -> list[str]:
     """The scopes of a new key. Raises Forbidden when the caller's own do not reach so far."""
     if caller.scopes and (not scopes or not caller.scopes.issuperset(scopes)):
         raise Forbidden("a key can give no scope that it does not have")

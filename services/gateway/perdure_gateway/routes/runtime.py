@@ -13,14 +13,14 @@ from perdure.ids import UUID, Queue, RunnerId
 from perdure_gateway import answers, bodies
 from perdure_gateway.auth import CALLER
 from perdure_gateway.keys import BUS, DESK, SQL
-from perdure_gateway.policy import allow
+from perdure_gateway.policy import op
 from perdure_gateway.problems import Problem
 
 LOST_SECONDS: Final = 150.0  # two registrations and a half
 MOST_QUEUES: Final = 64
 
 
-@allow("read")
+@op("read")
 async def index(request: web.Request) -> web.Response:
     """`GET /api/runners`: those that serve the caller's tenant, the youngest first."""
     bodies.query(request)
@@ -30,7 +30,7 @@ async def index(request: web.Request) -> web.Response:
     return answers.respond({"data": [_runner(row, now) for row in found]})
 
 
-@allow("edit")
+@op("edit", answers=(202,))
 async def drain(request: web.Request) -> web.Response:
     """`POST /api/runners/{runner}/drain`: 202; the runner hears it when it next registers, within a minute."""
     bodies.query(request)
@@ -43,7 +43,7 @@ async def drain(request: web.Request) -> web.Response:
     return answers.respond(_runner(row, now), 202)
 
 
-@allow("read")
+@op("read")
 async def queues(request: web.Request) -> web.Response:
     """`GET /api/queues`: the queues of those runners, as the broker has them now."""
     bodies.query(request)
