@@ -237,15 +237,27 @@ class MemoryJob:
     def port(
         self,
         *,
-        reason: Literal["first", "retry", "resumed", "lease_lost", "rung"] = "first",
+        reason: Literal["first", "retry", "resumed", "lease_lost", "rung"] | None = None,
         crash: Crash | None = None,
         at_seq: int | None = None,
     ) -> MemoryPort:
-        """A new attempt, which fences the one before. It dies `before` or `after` it appends the event `at_seq`, or is
-        interrupted in place of appending it.
+        """A new attempt, which fences the one before: for the reason that a claim finds, or for `reason`.
+
+        It dies `before` or `after` it appends the event `at_seq`, or is interrupted in place of appending it.
         """
         bell = ev.Bell(seq=self.state.seq, ring=f"ring-{self.state.seq}")
-        started = self.append(ev.AttemptData(runner=RUNNER, doorbell=bell, reason=reason))
+        match claim.claim(self.state, self._now(), bell):
+            case claim.Start() as start if reason is None:
+                pass
+            case claim.Held(start=start) if reason is None:
+                pass
+            case _:
+                start = claim.Start(reason or "rung")
+        started = self.append(
+            ev.AttemptData(
+                runner=RUNNER, doorbell=bell, reason=start.reason, because_seq=start.because_seq, cause=start.cause
+            )
+        )
         return MemoryPort(self, started.id, crash, at_seq)
 
     async def live(
