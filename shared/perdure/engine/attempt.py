@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from perdure import probe
 from perdure.core import event as ev
 from perdure.core.alarm import due
 from perdure.core.event import TERMINAL, AnyEvent
@@ -131,7 +132,7 @@ class Pass:
             event = await deliver(self._bench, self._hang_seconds)
         except CodeChanged as exc:
             changed = exc
-            log.warning("code does not fit the log", path=exc.path, expected=exc.expected, found=exc.found)
+            log.warning("code does not fit the log", error=str(exc), expected=exc.expected, found=exc.found)
             return await self._give_up(lambda job: ends.unmatched(changed, self._port.log, self._port.now()))
         except ConcurrencyError as exc:
             return await self._fail(exc)
@@ -153,7 +154,10 @@ class Pass:
         port = self._port
         if due(port.job, port.now()) is None:
             return False
-        return await self._bench.append(lambda job: due(job, port.now())) is not None
+        stored = await self._bench.append(lambda job: due(job, port.now()))
+        if isinstance(stored, ev.JobCancelled):
+            probe.hit("cancel.after_grace")
+        return stored is not None
 
     async def _withdraw(self) -> bool:
         """Withdraw a request that a closed branch has left open; every pass that finds one does so."""
@@ -162,6 +166,7 @@ class Pass:
         if request is None:
             return False
         data = ev.WithdrawnData(request_id=request.id, reason="branch_closed")
+        probe.hit("close.before_withdraw")
         return await self._bench.append(lambda job: data) is not None
 
     def _start_ready(self) -> None:

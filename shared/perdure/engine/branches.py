@@ -104,7 +104,7 @@ class Branches:
     def start(self, path: str, coroutine: Coroutine[Any, Any, Any], group: "Group | None", told: Told) -> Branch:
         """A new branch; its code runs from the next turn of the loop on, in the context of whoever starts it."""
         if path in self.by_path:
-            raise ConcurrencyError(f"there is a branch {path} already")
+            raise ConcurrencyError(f"there is a branch {path} already: give each branch a path of its own, once")
         branch = Branch(self, path, coroutine, group, told)
         if group is not None:
             branch.heard.update(group.parent.heard)
