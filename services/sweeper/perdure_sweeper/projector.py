@@ -95,11 +95,7 @@ class Projector:
                 return None, None
             if position.applied != read_at.applied:
                 return position, None
-            plain = [(ref, job.state, job.at) for ref, job in folded.items() if is_plain(job)]
-            await jobs.upsert_plain(conn, plain, epoch=position.epoch)
-            for ref, job in folded.items():
-                if not is_plain(job):
-                    await write_rows(conn, ref, job, position.epoch)
+            await write_rows(conn, folded, position.epoch)
             # A child whose row is not there yet comes later, and reads then that its parent has ended.
             what = announcement(folded, await open_children(conn, parents_ended(folded)))
             nothing_to_tell = position.announced >= position.applied and what.empty
@@ -191,15 +187,24 @@ class Projector:
         for ref in refs:
             if (folded := await self._folds.again(ref)) is not None:
                 async with self._database.transaction() as conn:
-                    await write_rows(conn, ref, folded, epoch)
+                    await write_row(conn, ref, folded, epoch)
 
 
-def is_plain(job: Folded | Stuck) -> TypeGuard[Folded]:
+async def write_rows(conn: AsyncConnection, folded: Mapping[JobRef, Folded | Stuck], epoch: int) -> None:
+    """Write the rows of a batch, each unless it is further already."""
+    plain = [(ref, job.state, job.at) for ref, job in folded.items() if _is_plain(job)]
+    await jobs.upsert_plain(conn, plain, epoch=epoch)
+    for ref, job in folded.items():
+        if not _is_plain(job):
+            await write_row(conn, ref, job, epoch)
+
+
+def _is_plain(job: Folded | Stuck) -> TypeGuard[Folded]:
     """Whether the job's row is all there is to write about it: no tags, nothing about requests."""
     return isinstance(job, Folded) and not job.changes and not (job.state.submitted and job.state.submitted.tags)
 
 
-async def write_rows(conn: AsyncConnection, ref: JobRef, job: Folded | Stuck, epoch: int) -> None:
+async def write_row(conn: AsyncConnection, ref: JobRef, job: Folded | Stuck, epoch: int) -> None:
     """One job's rows, unless they are further already."""
     match job:
         case Stuck():

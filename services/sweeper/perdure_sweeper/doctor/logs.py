@@ -29,7 +29,7 @@ from perdure.jobs.joblog import JobLog
 from perdure_sweeper.doctor.report import Pace, Report
 from perdure_sweeper.duties.look import ring_if_runnable
 from perdure_sweeper.folds import Folds
-from perdure_sweeper.projector import write_rows
+from perdure_sweeper.projector import write_row
 
 SETTLE_SECONDS: Final = 6.0  # two rounds of a sweeper and what an append takes
 SOON_SECONDS: Final = 5.0  # an alarm so near may ring, or be taken, while we look
@@ -227,7 +227,7 @@ class Logs:
                 return False
             before = await examine.one(conn, ref)
             await examine.drop(conn, ref)
-            await write_rows(conn, ref, folded, position.epoch if position is not None else 1)
+            await write_row(conn, ref, folded, position.epoch if position is not None else 1)
             if before is not None and before.deleted_at is not None:
                 await examine.set_deleted(conn, ref, before.deleted_at)
         return True

@@ -68,13 +68,12 @@ async def _shard(conn: AsyncConnection, eventlog: EventLog, shard: int, pace: Pa
     while batch := await eventlog.scan(shard, position.applied):
         folded = await folds.fold(batch)
         async with conn.begin():
-            for ref, job in folded.items():
-                await write_rows(conn, ref, job, position.epoch)
+            await write_rows(conn, folded, position.epoch)
         folds.keep(folded)
         last = batch[-1]
         event_id = last.event.id if isinstance(last, Stored) else None
         position = replace(position, applied=last.at, event_id=event_id)
-        await pace.spend(1 + len(folded))
+        await pace.spend()
     return position
 
 
