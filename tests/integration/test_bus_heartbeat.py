@@ -112,6 +112,20 @@ async def test_a_main_loop_that_is_blocked_for_less_than_three_leases_keeps_its_
     assert not stalled
 
 
+async def test_who_holds_up_the_main_loop_for_over_a_second_is_named_once(
+    nats_server: NatsServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def blocks() -> None:
+        threading.Event().wait(2.0)
+
+    async with heartbeats(nats_server):
+        await asyncio.create_task(blocks(), name="step / draft#1 of job 7")
+    said = "".join(capfd.readouterr())
+    assert said.count("the main loop is held up") == 1
+    assert "step / draft#1 of job 7" in said
+    assert "threading.py:" in said
+
+
 async def test_a_main_loop_that_hangs_loses_its_leases_and_somebody_is_told(
     nats_server: NatsServer, tenant: Tenant, eventually: Eventually
 ) -> None:

@@ -4,6 +4,7 @@ from typing import Final
 
 import nats.errors
 
+from perdure import probe
 from perdure.bus.connection import Bus
 from perdure.bus.subject import delta_subject
 from perdure.ids import JobRef
@@ -29,6 +30,7 @@ class Deltas:
         if len(body) > MOST_BYTES or not nc.is_connected or nc.pending_data_size > MOST_WAITING_BYTES:
             self.dropped += 1
             return
+        probe.hit("delta.before_publish")
         # nats-py's publish only appends to its buffer and wakes the task that writes: with pending_size=0 and an empty
         # flush queue it never suspends. A task of our own for it would let an event that is appended next overtake the
         # delta.

@@ -14,6 +14,7 @@ would refuse.
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -22,6 +23,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from perdure import log as logs
+from perdure import probe
 from perdure.bus.connection import Bus, OnClosed
 from perdure.bus.delivery import Delivery
 from perdure.clock import SystemClock
@@ -30,6 +32,7 @@ from perdure.errors import OutcomeUnknown, Unavailable
 MARGIN_SECONDS: Final = 1.0  # how much earlier than the broker we stop believing; a quarter of a lease below 4 s
 TICK_SECONDS: Final = 0.25
 STALLED_LEASES: Final = 3
+LAG_SECONDS: Final = 1.0  # a main loop that is held up for longer is worth a warning
 FROZEN_SECONDS: Final = 1.0
 
 log = logs.get(__name__)
@@ -113,10 +116,11 @@ class Heartbeats:
         self._ticked = 0.0
         self._longest = 0.0  # lease that was ever held here
         self._told = False
+        self._lagged = 0.0  # the tick behind which a lag was told
 
     async def __aenter__(self) -> Self:
         """Start the thread and wait for its connection. Raises Unauthenticated."""
-        self._main = asyncio.get_running_loop()
+        self._main, self._main_thread = asyncio.get_running_loop(), threading.get_ident()
         self._ready: asyncio.Future[None] = self._main.create_future()
         self._ticked = self._clock.monotonic()
         self._ticking = asyncio.create_task(self._tick())
@@ -206,6 +210,20 @@ class Heartbeats:
             self._tell_main(self._accept)
             await self._watch()
 
+    def _warn(self, silent: float) -> None:
+        """Say who holds up the main loop: the task that runs there, and the line that it is at. Once each time."""
+        ticked = self._ticked
+        if silent <= LAG_SECONDS or ticked == self._lagged:
+            return
+        self._lagged = ticked
+        task, frame = asyncio.current_task(self._main), sys._current_frames().get(self._main_thread)
+        log.warning(
+            "the main loop is held up",
+            seconds=round(silent, 1),
+            task=None if task is None else task.get_name(),
+            at=None if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}",
+        )
+
     async def _watch(self) -> None:
         """Give everything up, and say so once, when the main loop has hung for 3 of the longest leases. For ever."""
         looked = self._clock.monotonic()
@@ -215,6 +233,7 @@ class Heartbeats:
             if now - looked > FROZEN_SECONDS:  # this thread was stopped as well (SIGSTOP, a machine that slept)
                 self._ticked = now
             looked, silent = now, now - self._ticked
+            self._warn(silent)
             if self._longest and silent > STALLED_LEASES * self._longest and not self._told:
                 self._told = True
                 log.error("the main loop hangs", seconds=round(silent, 1))
@@ -249,6 +268,7 @@ class Heartbeats:
             left = lease.believed_until - sent
             if left <= 0 or sent - self._ticked > STALLED_LEASES * lease.lease_seconds:
                 break
+            probe.hit("heartbeat.before_request")
             try:
                 await self._bus.request(lease.delivery.reply, b"+WPI", within=min(most, left))
             except (Unavailable, OutcomeUnknown):

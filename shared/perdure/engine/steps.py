@@ -127,7 +127,8 @@ class StepCall(Call):
         started_at = port.now()
         self.bench.live.started(key)
         probe.hit("step.before_run")
-        self._task = asyncio.create_task(self._run(Run(self, key)), context=self._context.copy())
+        name = f"step {key} of job {port.ref.job}"  # what a warning says when it holds up the loop
+        self._task = asyncio.create_task(self._run(Run(self, key)), name=name, context=self._context.copy())
         try:
             await asyncio.wait({self._task})
             ended = _Ended(error=asyncio.CancelledError()) if self._task.cancelled() else self._task.result()

@@ -2,6 +2,7 @@
 
 import structlog
 
+from perdure import probe
 from perdure.bus.doorbell import Doorbells
 from perdure.core.alarm import alarms
 from perdure.core.instant import Instant
@@ -18,5 +19,6 @@ async def arm(doorbells: Doorbells, ref: JobRef, job: JobState, now: Instant) ->
         return
     try:
         await doorbells.arm(ref, job.submitted.queue, job.submitted.priority, wanted)
+        probe.hit("alarm.after_arm")
     except Unavailable as exc:
         log.warning("alarms not armed", tenant=ref.tenant, job_id=ref.job, error=str(exc))
