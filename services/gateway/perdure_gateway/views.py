@@ -5,12 +5,15 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.core import event as ev
 from perdure.core.event import Status
 from perdure.core.instant import Instant
 from perdure.core.machine import JobState, Settled
 from perdure.core.reason import reason
+from perdure.core.stream import withheld
+from perdure.core.stream.withheld import withhold
 from perdure.db.flows import FlowVersion
 from perdure.db.inbox import RequestRow
 from perdure.db.jobs import JobRow, ShortRequest
@@ -128,6 +131,21 @@ def job_of_row(row: JobRow) -> JobView:
         error=row.error,
         usage=row.usage,
     )
+
+
+def job_shown(job: JobView, *, values: bool) -> JobView:
+    """A job for somebody who may see users' `values`, or what is left of it for somebody who may not."""
+    if values:
+        return job
+    outputs = None if job.outputs is None else {name: withhold(value) for name, value in job.outputs.items()}
+    progress = None if job.progress is None else replace(job.progress, text=None, data=None)
+    error = None if job.error is None else replace(job.error, message="withheld")
+    return replace(job, outputs=outputs, progress=progress, error=error)
+
+
+def request_shown(request: dict[str, Any], *, values: bool) -> dict[str, Any]:
+    """A request likewise."""
+    return request if values else withheld.data(msgspec.to_builtins(request), "request")
 
 
 def request_of_state(

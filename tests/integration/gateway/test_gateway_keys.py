@@ -63,6 +63,29 @@ async def test_scopes_only_narrow(gateway: Gateway) -> None:
     assert b"hello" in (await with_key(gateway, seer, "GET", job + "/events")).raw
 
 
+async def test_without_the_scope_values_nothing_that_users_wrote_is_shown(gateway: Gateway) -> None:
+    secret = "canary-4711"
+    hand = await gateway.submit(secret)
+    await hand.start()
+    asked = await hand.ask(proposal=secret, message=secret)
+    answer = {"action": "approve", "payload": secret, "comment": secret}
+    request = (await gateway.client.get(f"/api/inbox/{asked}")).body
+    said = await gateway.client.post(
+        f"/api/inbox/{asked}/answer", answer | {"proposal_digest": request["proposal_digest"]}
+    )
+    assert said.status == 200
+    await hand.complete(out=secret)
+    job = f"/api/jobs/{hand.ref.job}"
+    blind = (await made(gateway, scopes=["read"]))["secret"]
+    for path in (job, f"{job}/requests", f"{job}/state", f"{job}/events", f"/api/inbox/{asked}"):
+        assert secret.encode() in (await gateway.client.get(path)).raw, path
+        shown = await with_key(gateway, blind, "GET", path)
+        assert (shown.status, secret.encode() in shown.raw) == (200, False), path
+    lines = await with_key(gateway, blind, "GET", f"{job}/events", Accept="application/jsonl")
+    assert (lines.status, secret.encode() in lines.raw) == (200, False)
+    assert (await with_key(gateway, blind, "GET", f"{job}/blobs/{'0' * 64}")).status == 403
+
+
 async def test_a_key_gives_no_scope_that_it_does_not_have(gateway: Gateway) -> None:
     admin = (await made(gateway, scopes=["admin", "read"]))["secret"]
     for scopes in ([], ["read", "edit"], list(SCOPES)):

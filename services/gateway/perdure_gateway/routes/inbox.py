@@ -30,7 +30,9 @@ async def index(request: web.Request) -> web.Response:
     limit, after = answers.limit(query), await answers.begin(request, "inbox", query)
     async with request.app[SQL].reading() as conn:
         found = await list_requests(conn, request[CALLER].tenant, narrow, order=order, limit=limit, after=after)
-    return await answers.page(request, "inbox", query, [views.request_of_row(row) for row in found.rows], found.next)
+    values = request[CALLER].may("values")
+    rows = [views.request_shown(views.request_of_row(row), values=values) for row in found.rows]
+    return await answers.page(request, "inbox", query, rows, found.next)
 
 
 @op("read")
@@ -47,7 +49,8 @@ async def show(request: web.Request) -> web.Response:
     if asked is None:
         raise NotFound("no such request")
     flow = log.state.submitted.flow if log.state.submitted is not None else None
-    return answers.respond(views.request_of_state(log.state, asked, log.state.settled.get(wanted), flow))
+    view = views.request_of_state(log.state, asked, log.state.settled.get(wanted), flow)
+    return answers.respond(views.request_shown(view, values=request[CALLER].may("values")))
 
 
 @op("answer", body=bodies.AnswerBody)
@@ -78,6 +81,7 @@ async def reply(request: web.Request) -> web.Response:
     counted.labels(done.request.kind, "replayed" if done.replayed else "taken").inc()
     flow = done.job.submitted.flow if done.job.submitted is not None else None
     view = views.request_of_state(done.job, done.request, done.settled, flow)
+    view = views.request_shown(view, values=caller.may("values"))
     return answers.respond(view | {"replayed": True} if done.replayed else view)
 
 

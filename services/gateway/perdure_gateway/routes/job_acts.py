@@ -44,7 +44,8 @@ async def retry(request: web.Request) -> web.Response:
     ref = _ref(request)
     job = await retry_now(request.app[DESK], ref, request[CALLER].principal)
     headers = {"Location": f"/api/jobs/{ref.job}", "Retry-After": "1"}
-    return answers.respond(views.job_of_state(ref, job), 202, headers)
+    shown = views.job_shown(views.job_of_state(ref, job), values=request[CALLER].may("values"))
+    return answers.respond(shown, 202, headers)
 
 
 @op("execute", answers=(204,))

@@ -85,7 +85,8 @@ async def index(request: web.Request) -> web.Response:
     limit, after = answers.limit(query), await answers.begin(request, "jobs", query)
     async with request.app[SQL].reading() as conn:
         found = await list_jobs(conn, request[CALLER].tenant, narrow, order=order, limit=limit, after=after)
-    return await answers.page(request, "jobs", query, [views.job_of_row(row) for row in found.rows], found.next)
+    rows = [views.job_shown(views.job_of_row(row), values=_values(request)) for row in found.rows]
+    return await answers.page(request, "jobs", query, rows, found.next)
 
 
 @op("read", answers=(200, 304), record=views.JobView)
@@ -103,7 +104,8 @@ async def show(request: web.Request) -> web.Response:
         enough = (lambda job: f'"{job.seq}"' not in known) if known else waiting.settled
         with request.app[LIMITS].stream(request[CALLER].key_id):
             job = await waiting.until(request, log.ref, job, wait, enough)
-    response = answers.tagged(request, str(job.seq), views.job_of_state(log.ref, job))
+    shown = views.job_shown(views.job_of_state(log.ref, job), values=_values(request))
+    response = answers.tagged(request, str(job.seq), shown)
     response.headers.update(answers.waited(wait))
     return response
 
@@ -121,10 +123,10 @@ async def requests(request: web.Request) -> web.Response:
             if asked is not None:
                 flow = job.submitted.flow if job.submitted is not None else None
                 found.append(views.request_of_state(job, asked, settled, flow))
-    return answers.respond({"data": found})
+    return answers.respond({"data": [views.request_shown(each, values=_values(request)) for each in found]})
 
 
-@op("read", answers=(200, 304))
+@op("values", answers=(200, 304))
 async def blob(request: web.Request) -> web.Response:
     """`GET /api/jobs/{job}/blobs/{sha256}`: a value that an event of this job refers to, to be saved, never shown."""
     bodies.query(request)
@@ -157,7 +159,7 @@ async def cancel(request: web.Request) -> web.Response:
         grace_seconds=body.grace_seconds,
         force=body.force,
     )
-    return _job(ref, job)
+    return _job(request, ref, job)
 
 
 async def _accepted(request: web.Request, accepted: Accepted, wait: int | None) -> web.Response:
@@ -165,18 +167,19 @@ async def _accepted(request: web.Request, accepted: Accepted, wait: int | None) 
     if wait is not None:
         with request.app[LIMITS].stream(request[CALLER].key_id):
             job = await waiting.until(request, accepted.ref, job, wait, waiting.settled)
-    response = _job(accepted.ref, job)
+    response = _job(request, accepted.ref, job)
     response.headers.update(answers.waited(wait))
     if accepted.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return response
 
 
-def _job(ref: JobRef, job: JobState) -> web.Response:
+def _job(request: web.Request, ref: JobRef, job: JobState) -> web.Response:
     """200 with a job that has ended, else 202."""
     headers = {} if job.terminal else {"Retry-After": "1"}
     headers["Location"] = f"/api/jobs/{ref.job}"
-    return answers.respond(views.job_of_state(ref, job), 200 if job.terminal else 202, headers)
+    shown = views.job_shown(views.job_of_state(ref, job), values=_values(request))
+    return answers.respond(shown, 200 if job.terminal else 202, headers)
 
 
 async def _checked(request: web.Request, caller: Caller, body: bodies.SubmitBody) -> Fitting:
@@ -192,6 +195,10 @@ async def _checked(request: web.Request, caller: Caller, body: bodies.SubmitBody
 def _traceparent(request: web.Request) -> str | None:
     text = request.headers.get("traceparent", "")
     return text if TRACEPARENT.fullmatch(text) else None
+
+
+def _values(request: web.Request) -> bool:
+    return request[CALLER].may("values")
 
 
 def _made_by(caller: Caller, key: str) -> JobRef:

@@ -14,7 +14,7 @@ from perdure.core import codec
 
 VALUES: Final = frozenset({"input", "result", "value", "payload", "proposal", "defaults", "comment"})
 NAMED: Final = frozenset({"outputs"})  # objects whose members are users' values
-IN: Final = ("request", "outcome", "on_timeout")
+IN: Final = ("request", "outcome", "on_timeout", "settled")
 TEXTS: Final = {"message": ("text", "parts", "tool_calls"), "progress": ("text", "data"), "delta.progress": ("text",)}
 SILENT: Final = frozenset({"delta.text", "delta.reasoning", "delta.tool", "delta.log"})  # they are nothing but values
 
