@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from perdure.client import ApiError, Client, Delta, UnknownEvent, decode
+from perdure.client import ApiError, Client, Delta, StreamGap, UnknownEvent, decode
 from perdure.core.event import StepSkipped
 from perdure.errors import Conflict, Expired, Invalid, NotFound, OutcomeUnknown, Unauthenticated, Unavailable
 
@@ -62,8 +62,8 @@ def event(seq: int, status: str = "running") -> bytes:
     return f"id: {seq}\nevent: step.skipped\ndata: {json.dumps(body)}\n\n".encode()
 
 
-def delta(text: str) -> bytes:
-    body = json.dumps({"type": "delta.text", "attempt": 1, "step": "s", "text": text})
+def delta(text: str, attempt: int = 1) -> bytes:
+    body = json.dumps({"type": "delta.text", "attempt": attempt, "step": "s", "text": text})
     return f"event: delta.text\ndata: {body}\n\n".encode()
 
 
@@ -121,6 +121,80 @@ async def test_deltas_are_live_words_and_move_no_offset() -> None:
     words = [word.text for word in map(decode, frames) if isinstance(word, Delta)]
     assert words == ["a", "b"]
     assert asked == ["0", "1"]
+
+
+def numbered(seq: int, n: int, text: str, attempt: int = 1) -> bytes:
+    return f"id: {seq}.{n}\n".encode() + delta(text, attempt)
+
+
+RESET = b'id: 1\nevent: delta.reset\ndata: {"v":1,"type":"delta.reset","attempt":1,"reason":"joined"}\n\n'
+
+
+async def shown(client: Client, after: str = "0") -> list[str]:
+    """Texts of deltas, types of everything else."""
+    said = [(frame, decode(frame)) async for frame in client.events(JOB, after=after).frames()]
+    return [word.text if isinstance(word, Delta) and word.text else frame.type for frame, word in said]
+
+
+async def test_each_delta_comes_once_and_a_cut_stream_goes_on_behind_the_last() -> None:
+    handler, asked = scripted(
+        (event(1), numbered(1, 1, "a"), numbered(1, 2, "b"), numbered(1, 2, "b")),
+        (numbered(1, 2, "b"), numbered(1, 3, "c"), event(2), numbered(2, 3, "c"), numbered(2, 4, "d")),
+        (event(3, "completed"),),
+    )
+    async with serving(handler) as client:
+        assert await shown(client) == ["step.skipped", "a", "b", "c", "step.skipped", "d", "step.skipped"]
+    assert asked == ["0", "1.2", "2.4"]
+
+
+async def test_after_a_reset_everything_is_told_again_also_when_the_telling_is_cut() -> None:
+    handler, asked = scripted(
+        (event(1), numbered(1, 1, "a"), numbered(1, 2, "b"), RESET, delta("one")),
+        (RESET, delta("one"), numbered(1, 2, "two"), numbered(1, 3, "c"), event(2, "completed")),
+    )
+    async with serving(handler) as client:
+        told = await shown(client)
+    assert told == ["step.skipped", "a", "b", "delta.reset", "one", "delta.reset", "one", "two", "c", "step.skipped"]
+    assert asked == ["0", "1"]
+
+
+async def test_another_attempt_numbers_its_deltas_anew() -> None:
+    handler, _ = scripted((numbered(1, 6, "a"), numbered(1, 1, "b", attempt=2), event(2, "completed")))
+    async with serving(handler) as client:
+        assert await shown(client, "1.5") == ["a", "b", "step.skipped"]
+
+
+async def test_a_stream_of_some_types_knows_no_holes_and_follows_ids_without_events() -> None:
+    queries: list[str] = []
+    handler, asked = scripted((event(2), b"id: 7\n\n"), (event(9, "completed"),))
+
+    async def noting(request: web.Request) -> web.StreamResponse:
+        queries.append(request.query_string)
+        return await handler(request)
+
+    async with serving(noting) as client:
+        frames = client.events(JOB, types=["step.*"], until="head", deltas=False).frames()
+        assert [frame.seq async for frame in frames] == [2, 9]
+    assert asked == ["0", "7"]
+    assert set(queries) == {"until=head&types=step.*&deltas=false"}
+
+
+async def test_events_that_are_gone_are_a_gap_or_what_the_job_came_to() -> None:
+    gap = b'event: stream.gap\ndata: {"from":"1","to":"8"}\n\n'
+    snapshot = b'id: 9\nevent: stream.snapshot\ndata: {"offset":"9","job":{"status":"completed"}}\n\n'
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if "gap" in request.query:
+            return await stream(request, gap, snapshot)
+        return web.json_response({"code": "offset-expired", "detail": "d", "latest": "9"}, status=410)
+
+    async with serving(handler) as client:
+        with pytest.raises(StreamGap) as gone:
+            await seqs(client)
+        assert (gone.value.code, gone.value.facts) == ("offset-expired", {"latest": "9"})
+        events = client.events(JOB, on_gap="snapshot")
+        assert [frame.type async for frame in events.frames()] == ["stream.gap", "stream.snapshot"]
+        assert events.offset == "9"
 
 
 async def test_the_stream_ends_where_the_job_has_ended_and_where_the_caller_wanted() -> None:
@@ -211,6 +285,35 @@ async def test_a_problem_is_the_error_that_the_gateway_raised() -> None:
         with pytest.raises(Conflict) as conflict:
             await client.cancel(JOB)
         assert (conflict.value.code, conflict.value.facts["answered_by"]) == ("already-answered", "user:ann")
+
+
+async def test_a_wait_is_asked_for_in_pieces_that_a_gateway_takes() -> None:
+    preferred: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        preferred.append(request.headers["Prefer"])
+        return web.json_response(JOB_BODY | ({"status": "suspended"} if len(preferred) == 3 else {}))
+
+    async with serving(handler) as client:
+        assert (await client.submit("n", wait=500)).status == "queued"
+        assert (await client.wait(JOB, 90)).status == "suspended"
+    assert preferred == ["wait=60", "wait=60", "wait=60"]
+
+
+async def test_what_makes_a_secret_is_tried_once_and_a_delete_whose_answer_was_lost_is_done() -> None:
+    calls: list[str] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        calls.append(request.method)
+        status = 404 if calls.count("DELETE") == 2 else 503
+        return web.json_response({"code": "unavailable"}, status=status)
+
+    async with serving(handler) as client:
+        with pytest.raises(Unavailable):
+            await client.create_key("k")
+        assert calls == ["POST"]
+        await client.delete(JOB)
+        assert calls == ["POST", "DELETE", "DELETE"]
 
 
 async def test_what_a_user_types_cannot_become_another_route() -> None:

@@ -1,9 +1,9 @@
 """The Python client of the HTTP API: typed calls, and a job's events as an iterator that survives every disconnect."""
 
-from perdure.client.events import Delta, Event, Frame, UnknownEvent, decode
+from perdure.client.events import Delta, Event, Frame, StreamGap, UnknownEvent, decode
 from perdure.client.http import Client
 from perdure.client.problem import ApiError
-from perdure.client.records import Answered, Flow, HumanRequest, Job, Page
+from perdure.client.records import Answered, Flow, HumanRequest, Job, Key, NewKey, Page, QueueDepth, Runner
 
 __all__ = [
     "Answered",
@@ -15,7 +15,12 @@ __all__ = [
     "Frame",
     "HumanRequest",
     "Job",
+    "Key",
+    "NewKey",
     "Page",
+    "QueueDepth",
+    "Runner",
+    "StreamGap",
     "UnknownEvent",
     "decode",
 ]

@@ -41,7 +41,20 @@ class OpenRequest(Struct, frozen=True):
     """An open request as a job shows it."""
 
     id: str
+    name: str | None = None
+    kind: str | None = None
     title: str | None = None
+    expires_at: str | None = None
+
+
+class Parent(Struct, frozen=True, omit_defaults=True):
+    """The job that started this one, and by which call."""
+
+    job_id: str
+    step: str
+    occurrence: int
+    path: str | None = None
+    detached: bool = False
 
 
 class Job(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -67,7 +80,11 @@ class Job(Struct, frozen=True, omit_defaults=True, kw_only=True):
     wake_at: str | None = None
     waiting_for: tuple[WaitingFor, ...] = ()
     requests: tuple[OpenRequest, ...] = ()
+    parent: Parent | None = None
+    progress: dict[str, Any] | None = None  # Any: user values inside
     outputs: dict[str, Any] | None = None  # Any: user values
+    outputs_ref: dict[str, dict[str, Any]] = {}  # outputs too large to show: sha256, size_bytes, media_type
+    usage: dict[str, Any] | None = None  # Any: numbers by name
     error: JobError | None = None
 
 
@@ -110,6 +127,63 @@ class Flow(Struct, frozen=True, omit_defaults=True, kw_only=True):
     definition: Any = None  # Any: user value; absent in lists
     created_at: str | None = None
     updated_at: str | None = None
+
+
+class Checked(Struct, frozen=True, kw_only=True):
+    """What a definition would amount to, had it been published."""
+
+    name: str
+    kind: str
+    digest: str
+    outputs: tuple[str, ...] = ()
+    input_schema: dict[str, Any] | None = None  # Any: JSON Schema
+
+
+class Key(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """An API key without what opens it. No scopes: not narrowed."""
+
+    id: str
+    principal: str
+    name: str | None = None
+    scopes: tuple[str, ...] = ()
+    created_at: str | None = None
+    expires_at: str | None = None
+    last_used_at: str | None = None
+    revoked_at: str | None = None
+
+
+class NewKey(Key, frozen=True, omit_defaults=True, kw_only=True):
+    """A key that was just made: the only time that its secret is seen."""
+
+    secret: str
+
+
+class Runner(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A runner as it last said. `status`: up, draining, lost."""
+
+    id: str
+    status: str
+    version: str | None = None
+    queues: tuple[str, ...] = ()
+    priorities: tuple[str, ...] = ()
+    slots: int = 0
+    running: int = 0
+    flows: tuple[str, ...] = ()
+    first_seen_at: str | None = None
+    seen_at: str | None = None
+    drain_at: str | None = None
+    drain_by: str | None = None
+
+
+class QueueDepth(Struct, frozen=True, kw_only=True):
+    """A queue at one priority: jobs that nobody has, that runners hold, that were given out again; the oldest."""
+
+    queue: str
+    priority: str
+    waiting: int = 0
+    held: int = 0
+    redelivered: int = 0
+    oldest_at: str | None = None
 
 
 class Page(Struct, Generic[T], frozen=True):
