@@ -1,6 +1,7 @@
 """What every test may ask for: a real nats-server for the whole run, connections to it, a tenant of its own."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -77,3 +78,12 @@ def eventlog(bus: Bus) -> EventLog:
 def tenant() -> Tenant:
     """A tenant that no other test uses."""
     return Tenant(f"t{uuid.uuid4().hex[:20]}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many cases the property tests ran, as Hypothesis tells its own report."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    told = [report.__dict__.get("_hypothesis_stats", "") for report in reports]
+    ran = [int(number) for text in told for number in re.findall(r"- (\d+) passing", text)]
+    if ran:
+        terminalreporter.write_line(f"{sum(ran)} property cases ran, in {sum(map(bool, told))} tests")
