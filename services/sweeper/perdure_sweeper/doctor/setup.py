@@ -68,7 +68,7 @@ def _private(report: Report, path: Path, most: int) -> None:
 
 def _disk(report: Report, path: Path) -> None:
     usage = shutil.disk_usage(path)
-    if (used := 1 - usage.free / usage.total) > DISK_FULL:
+    if (used := usage.used / (usage.used + usage.free)) > DISK_FULL:  # as `df` says it
         report.add("configuration", f"the disk of {path} is full to {used:.0%}: new jobs are refused")
 
 
