@@ -75,18 +75,14 @@ class Executor:
         self._running[claimed.attempt_id] = run
         if self._draining:
             run.drain()
-        watchers = [
-            asyncio.create_task(self._watch(port, claimed.lease.lease_seconds / LEASE_PARTS)),
-            asyncio.create_task(self._lose(claimed, port)),
-        ]
+        watcher = asyncio.create_task(self._watch(claimed, port))
         try:
             return await run.run(), run
         finally:
             port.close()
             del self._running[claimed.attempt_id]
-            for watcher in watchers:
-                watcher.cancel()
-            await asyncio.gather(*watchers, return_exceptions=True)
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
 
     def drain(self) -> None:
         """Let running steps end and every attempt hand its job on; nothing new is started in them."""
@@ -119,9 +115,23 @@ class Executor:
         probe.hit("suspend.after_arm")
         await delivery.ack()
 
-    async def _watch(self, port: LogPort, look_seconds: float) -> None:
+    async def _watch(self, claimed: Claimed, port: LogPort) -> None:
+        """End the attempt when its lease is in doubt; look for what others do to it when it is no short one."""
+        lost = claimed.lease.lost
+        try:
+            async with asyncio.timeout(QUIET_SECONDS):
+                await lost.wait()
+        except TimeoutError:
+            following = asyncio.create_task(self._follow(port, claimed.lease.lease_seconds / LEASE_PARTS))
+            try:
+                await lost.wait()
+            finally:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+        port.interrupt(f"job {port.ref.job}: the lease is in doubt")
+
+    async def _follow(self, port: LogPort, look_seconds: float) -> None:
         """Fold what others append while the attempt runs."""
-        await self._clock.sleep(QUIET_SECONDS)
         async with self._news(port.ref) as changed:
             while True:
                 changed.clear()
@@ -134,7 +144,3 @@ class Executor:
                         await changed.wait()
                 except TimeoutError:
                     changed.doubt()
-
-    async def _lose(self, claimed: Claimed, port: LogPort) -> None:
-        await claimed.lease.lost.wait()
-        port.interrupt(f"job {port.ref.job}: the lease is in doubt")
