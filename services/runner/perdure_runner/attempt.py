@@ -15,7 +15,7 @@ from perdure.clock import Chance
 from perdure.core import event as ev
 from perdure.core.event import TERMINAL, AnyEvent, Status
 from perdure.engine.attempt import Pass
-from perdure.errors import Interrupted, Unavailable
+from perdure.errors import BrokenLog, Interrupted, Malformed, Unavailable, UnsupportedVersion
 from perdure.ids import EventId, JobRef
 from perdure.jobs.alarms import arm
 from perdure.jobs.desk import Desk
@@ -139,6 +139,9 @@ class Executor:
                     await port.look(changed.take())
                 except Unavailable as exc:
                     log.warning("no news while the broker is away", error=str(exc))
+                except (BrokenLog, Malformed, UnsupportedVersion) as exc:  # the claim that follows says what it is
+                    port.interrupt(f"job {port.ref.job}: its log can no longer be read: {exc}")
+                    return
                 try:
                     async with asyncio.timeout(look_seconds):
                         await changed.wait()

@@ -123,8 +123,10 @@ class Intake:
                     await delivery.ack()
                     return None
                 case Decided():
-                    await joblog.append(self._due, budget_seconds=self._believed(lease))
+                    decided = await joblog.append(self._due, budget_seconds=self._believed(lease))
                     probe.hit("time.after_append")
+                    if decided is not None and isinstance(decided.event, ev.JobCancelled):
+                        probe.hit("cancel.after_grace")
                 case Held(bell=bell, start=start):
                     if await self._doorbells.holds(delivery.queue, delivery.priority, delivery.ref, bell):
                         await delivery.ack()

@@ -11,6 +11,7 @@ from perdure import probe
 from perdure.bus import callbodies as said
 from perdure.bus.call import Calls
 from perdure.bus.delta import Deltas
+from perdure.bus.eventlog import Stored
 from perdure.bus.heartbeat import Lease
 from perdure.clock import Chance, Clock
 from perdure.core import bounds, codec
@@ -20,7 +21,7 @@ from perdure.core.instant import Instant, seconds_between
 from perdure.core.key import Key
 from perdure.core.machine import JobState
 from perdure.engine.port import Decide
-from perdure.errors import Interrupted, Malformed, NotFound, Unavailable
+from perdure.errors import Interrupted, Malformed, NotFound, StreamFull, Unavailable
 from perdure.ids import Digest, EventId, JobId, JobRef, Queue, StreamSeq
 from perdure.jobs.joblog import JobLog
 from perdure_runner.speech import Speech
@@ -91,7 +92,6 @@ class LogPort:
 
     async def append(self, decide: Decide, refs: Iterable[Digest] = ()) -> AnyEvent | None:
         async with self._turn:
-            budget = self._believed_seconds()
             self._speech.flush()  # what was said before an event goes out before it
 
             def decided(job: JobState) -> AnyData | None:
@@ -102,7 +102,7 @@ class LogPort:
                 return data
 
             try:
-                stored = await self._log.append(decided, attempt=self.attempt_id, refs=refs, budget_seconds=budget)
+                stored = await self._append(decided, refs)
             except Interrupted as exc:
                 self.interrupt(str(exc))
                 raise
@@ -112,6 +112,18 @@ class LogPort:
                 await self._warn()
                 probe.hit(_AFTER.get(type(stored.event.data), ""))
             return stored.event if stored is not None else None
+
+    async def _append(self, decide: Decide, refs: Iterable[Digest]) -> Stored | None:
+        """Append within the belief in the lease. A stream that is full is waited for as long as the belief is renewed:
+        a job that runs is not failed by it, and new ones are refused meanwhile.
+        """
+        refs = tuple(refs)
+        while True:
+            budget = self._believed_seconds()
+            try:
+                return await self._log.append(decide, attempt=self.attempt_id, refs=refs, budget_seconds=budget)
+            except StreamFull as exc:
+                log.warning("the log's stream is full: the job waits", job_id=self.ref.job, error=str(exc))
 
     async def moved(self, seq: int, until: Instant | None = None) -> None:
         while True:
