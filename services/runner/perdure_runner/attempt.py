@@ -96,10 +96,15 @@ class Executor:
             run.halt()
 
     async def _settle(self, claimed: Claimed, end: AnyEvent) -> None:
-        """The parent, or the alarms; then the ack: a crash before it is a redelivery, which sees to both again."""
+        """The parent, or the alarms; then the ack: a crash before it is a redelivery, which sees to both again.
+
+        A doorbell whose lease is over may be in somebody else's hands: a late ack would take it from under them, a late
+        nak start the job a second time beside them. It is left alone. Raises Interrupted then.
+        """
         delivery = claimed.delivery
         if end.status in TERMINAL:
             await tell_parent(self._desk, delivery.ref, claimed.joblog.state)
+            _believe(claimed)
             await delivery.ack()
             probe.hit("terminal.after_ack")
             tell = log.debug if end.status is Status.COMPLETED else log.info
@@ -108,11 +113,13 @@ class Executor:
         if isinstance(end.data, ev.SuspendedData) and any(w.kind == "runner" for w in end.data.waiting):
             probe.hit("drain.after_suspend")
             probe.hit("drain.before_nak")
+            _believe(claimed)
             await delivery.nak(0)
             log.info("job handed on", attempt=end.attempt)
             return
         await arm(self._desk.doorbells, delivery.ref, claimed.joblog.state, self._clock.broker_now())
         probe.hit("suspend.after_arm")
+        _believe(claimed)
         await delivery.ack()
 
     async def _watch(self, claimed: Claimed, port: LogPort) -> None:
@@ -147,3 +154,8 @@ class Executor:
                         await changed.wait()
                 except TimeoutError:
                     changed.doubt()
+
+
+def _believe(claimed: Claimed) -> None:
+    if not claimed.lease.believed:
+        raise Interrupted("the lease is in doubt: the doorbell is left alone")

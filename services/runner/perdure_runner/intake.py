@@ -116,11 +116,11 @@ class Intake:
             match claim(joblog.state, self._clock.broker_now(), delivery.bell):
                 case Ended():
                     await tell_parent(self._desk, delivery.ref, joblog.state)
-                    await delivery.ack()
+                    await self._ack(delivery, lease)
                     return None
                 case Asleep():
                     await arm(self._doorbells, delivery.ref, joblog.state, self._clock.broker_now())
-                    await delivery.ack()
+                    await self._ack(delivery, lease)
                     return None
                 case Decided():
                     decided = await joblog.append(self._due, budget_seconds=self._believed(lease))
@@ -129,7 +129,7 @@ class Intake:
                         probe.hit("cancel.after_grace")
                 case Held(bell=bell, start=start):
                     if await self._doorbells.holds(delivery.queue, delivery.priority, delivery.ref, bell):
-                        await delivery.ack()
+                        await self._ack(delivery, lease)
                         return None
                     if await joblog.refresh() == 0:
                         claimed = await self._start(delivery, lease, joblog, start)
@@ -180,6 +180,13 @@ class Intake:
         tell = log.info if start.reason in ("lease_lost", "rung") else log.debug
         tell("attempt started", attempt=joblog.state.attempt, reason=start.reason)
         return Claimed(delivery, lease, joblog, stored.event.id, workflow)
+
+    async def _ack(self, delivery: Delivery, lease: Lease) -> None:
+        """Ack, unless the doorbell may be in somebody else's hands by now: a late ack takes it from under them. Raises
+        Interrupted.
+        """
+        self._believed(lease)
+        await delivery.ack()
 
     def _due(self, job: JobState) -> AnyData | None:
         return due(job, self._clock.broker_now())

@@ -16,6 +16,7 @@ from perdure.engine.context import Context
 from perdure.engine.workflow import Workflow
 from perdure.ids import RequestId
 from perdure.testing.factory import FINGERPRINT
+from perdure_runner import attempt
 
 
 async def types(bench: Bench) -> list[str]:
@@ -267,3 +268,43 @@ async def test_tokens_reach_a_follower_while_the_step_runs(bench: Bench) -> None
                 if isinstance(live, LiveDelta) and b'"delta.text"' in live.body:
                     heard += msgspec.json.decode(live.body)["text"]
             finish.set()
+
+
+async def test_a_runner_that_froze_before_its_ack_leaves_the_doorbell_to_whoever_has_it_now(
+    bench: Bench, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen, thawed, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def froze(*_: object) -> None:
+        frozen.set()
+        await thawed.wait()
+
+    async def asking(ctx: Context, given: Any) -> None:
+        await ctx.ask("review", title="?")
+
+    async def going_on(ctx: Context, given: Any) -> None:
+        await ctx.ask("review", title="?")
+        await ctx.step("post", done.wait)
+
+    monkeypatch.setattr(attempt, "arm", froze)
+    await bench.submit()
+    async with bench.runner(flow(asking)) as first, bench.runner(flow(going_on)) as second:
+        second.intake.stopping = True  # nothing for it yet: it hands back what it gets
+        await bench.ring()
+        claimed = await first.started.get()
+        await frozen.wait()  # asleep in the log, its doorbell not acked
+        first.intake.stopping, second.intake.stopping = True, False
+        claimed.lease._give_up()
+        claimed.lease.release()
+        (asked,) = (await bench.log()).state.asked
+        await bench.append(answered(asked))
+        resumed = await second.started.get()  # the same doorbell, after the lease
+        assert resumed.delivery.bell == claimed.delivery.bell
+        thawed.set()
+        await eventually(lambda: first.pull.busy == 0)
+        await bench.bus.flush()
+        still_there = await bench.doorbells.holds(bench.queue, "normal", bench.ref, resumed.delivery.bell)
+        done.set()
+        assert still_there
+        await eventually(bench.empty)
+    assert (await types(bench))[-3:] == ["attempt.started", "step.completed", "job.completed"]
