@@ -241,6 +241,14 @@ async def test_a_damaged_blob_and_a_missing_one_are_found_and_a_definition_is_pu
             "INSERT INTO flows (id, tenant, name, kind, owner, head, created_at, updated_at) "
             "VALUES ('f', 'main', 'f', 'graph', 'user:ann', 1, '2026', '2026')"
         ))  # fmt: skip
+        await conn.execute(text(  # the digest of a Python flow is that of its source: no blob
+            "INSERT INTO flows (id, tenant, name, kind, owner, head, created_at, updated_at) "
+            "VALUES ('p', 'main', 'p', 'python', 'user:ann', 1, '2026', '2026')"
+        ))  # fmt: skip
+        await conn.execute(text(
+            "INSERT INTO flow_versions (flow_id, version, digest, definition, outputs, created_at, created_by) "
+            f"VALUES ('p', 1, '{'9' * 64}', '{{}}', '[]', '2026', 'user:ann')"
+        ))  # fmt: skip
         await conn.execute(
             text(
                 "INSERT INTO flow_versions (flow_id, version, digest, definition, outputs, created_at, created_by) "

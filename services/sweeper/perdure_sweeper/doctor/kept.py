@@ -21,7 +21,7 @@ async def blobs(report: Report, database: Database, bus: Bus, shards: int, pace:
     """Every blob that is named is there, and every one that is there has the bytes of its name. Raises Unavailable."""
     named: set[Name] = set()
     async with database.read() as conn:
-        named |= await named_blobs.references(conn)
+        named |= await named_blobs.references(conn, guessed=False)
         definitions = await examine.definitions(conn)
     for shard in range(shards):
         async for some in inventory.named(bus, shard):

@@ -58,7 +58,7 @@ class UnnamedBlobs:
     async def named(self) -> set[Name]:
         """Every blob that something names. Raises Unavailable."""
         async with self._database.read() as conn:
-            found = await blobs.references(conn)
+            found = await blobs.references(conn, guessed=True)
         for shard in range(self._shards):
             async for some in inventory.named(self._bus, shard):
                 found.update(some)
