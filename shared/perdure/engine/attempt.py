@@ -118,8 +118,8 @@ class Pass:
                     raise BrokenLog(f"job {port.ref.job} cannot end at {port.job.status}")
             elif self._draining and not self._running():
                 end = await self._suspend(drained=True)
-            elif await self._decided_by_time() or await self._withdraw():
-                continue
+            elif await self._decided_by_time() or await self._withdraw() or not journal.at_end:
+                continue  # the last: news came in place of what was to be appended; no step starts before it is told
             else:
                 self._start_ready()
                 end = await self._wait(moves)

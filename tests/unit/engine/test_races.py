@@ -1,6 +1,7 @@
 """Races and signals: who wins, who is closed, who reads which signal; the same in every pass."""
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from typing import Any
@@ -273,3 +274,36 @@ async def _one_life(seed: int) -> None:
     await again.live(lively(rng, effects))
     assert again.outputs == job.outputs
     assert len(again.log) == len(job.log) + 1
+
+
+async def test_news_that_comes_in_place_of_a_withdrawal_is_told_before_a_step_starts() -> None:
+    ran: list[str] = []
+
+    async def body(ctx: Context) -> Any:
+        async def asking() -> None:
+            await ctx.ask("q", title="?")
+
+        async def failing() -> None:
+            await ctx.signal("fail")
+            raise ValueError
+
+        with contextlib.suppress(ValueError):
+            await ctx.gather(asking(), failing())
+        return await ctx.race(ctx.step("effect", lambda: ran.append("effect")), ctx.signal("stop"))
+
+    job = MemoryJob()
+    await job.live(flow(body))
+    job.signal("fail")
+    port = job.port(reason="resumed")
+
+    def others_first(data: object) -> None:
+        if isinstance(data, ev.WithdrawnData) and job.state.asked:
+            job.answer("q", "approve")
+            job.signal("stop")
+
+    port.before_append = others_first
+    one = Pass(flow(body), port)
+    end = await one.run()
+    await one.close()
+    assert end.status == "completed"
+    assert ran == []
