@@ -69,6 +69,9 @@ CAUSES: Final[Mapping[str, Cause]] = {
     ),
     "key-ended": Cause("The key is revoked or expired.", "Make a new key and use it from now on."),
     "name-taken": Cause("Another flow has that name.", "Change that one with PUT, or choose another name."),
+    "in-use": Cause(
+        "Jobs of the flow have not ended.", "Wait for them, or send `?cancel_jobs=true`, which cancels them first."
+    ),
     "flow-read-only": Cause(
         "A Python flow is what its runners register.",
         "Deploy the runners with the changed code; a new version follows.",

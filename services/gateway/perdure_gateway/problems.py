@@ -56,6 +56,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "job-not-retrying": Kind(409, "The job waits for no retry"),
     "key-ended": Kind(409, "The key is no longer good"),
     "name-taken": Kind(409, "The name is taken"),
+    "in-use": Kind(409, "It is in use"),
     "flow-read-only": Kind(409, "The flow is not changed here"),
     "offset-expired": Kind(410, "The events behind the offset are gone"),
     "offset-ahead": Kind(410, "The offset is beyond the end of the log"),

@@ -155,6 +155,13 @@ async def list_versions(conn: AsyncConnection, tenant: Tenant, flow: FlowId) -> 
     return list(map(_flow, (await conn.execute(query)).all()))
 
 
+async def delete_flow(conn: AsyncConnection, tenant: Tenant, flow: FlowId) -> None:
+    """Delete a flow with its versions; again changes nothing. Needs a transaction."""
+    mine = select(flows.c.id).where(flows.c.tenant == tenant, flows.c.id == flow).scalar_subquery()
+    await conn.execute(flow_versions.delete().where(flow_versions.c.flow_id == mine))
+    await conn.execute(flows.delete().where(flows.c.tenant == tenant, flows.c.id == flow))
+
+
 def _flow(found: Row[Any]) -> FlowVersion:
     return record(found, FlowVersion, json=("input_schema", "output_schema", "outputs"))
 

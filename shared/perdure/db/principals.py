@@ -124,9 +124,9 @@ async def create_key(
     Raises Malformed for a principal or a `secret` that is none, Conflict(`in-use`) when the key's id is taken.
     """
     secret = new_key() if secret is None else secret
-    kind, _, name = principal.partition(":")
+    kind, _, who = principal.partition(":")
     own_id = key_id(secret)
-    if own_id is None or kind not in ("user", "service") or not name:
+    if own_id is None or kind not in ("user", "service") or not who:
         raise Malformed("not a principal, or not an API key")
     narrowed = msgspec.json.encode(list(scopes)).decode()
     row = {"id": own_id, "tenant": tenant, "principal": principal, "kind": kind, "hash": hash_key(secret)}

@@ -12,6 +12,7 @@ from perdure.core import codec
 from perdure.core.instant import Instant
 from perdure.db.engine import Database
 from perdure.db.flows import list_flows
+from perdure.db.jobs import upsert
 from perdure.db.runners import RunnerRow, forget, see
 from perdure.errors import Unavailable
 from perdure.ids import Queue, Tenant, new_runner_id
@@ -271,3 +272,32 @@ async def test_a_flow_may_be_made_of_what_the_tenant_s_runners_announce(gateway:
         await forget(conn, broken.runner)
     assert (await client.post("/api/jobs", {"flow": "own", "input": "hello"})).status == 202
     assert (await dry()).status == 422
+
+
+async def test_an_old_version_becomes_the_newest_again(gateway: Gateway) -> None:
+    made = await gateway.client.post("/api/flows", {"name": "back", "definition": ECHO})
+    assert (await put(gateway, changed("two"), '"1"', name="back")).body["version"] == 2
+    for _ in range(2):  # the second time it is that version already
+        back = await gateway.client.post("/api/flows/back/versions/1/restore")
+        assert (back.status, back.headers["ETag"], back.body["version"]) == (200, '"3"', 3)
+        assert (back.body["digest"], back.body["definition"]) == (made.body["digest"], ECHO)
+    assert (await gateway.client.post("/api/flows/back/versions/9/restore")).status == 404
+
+
+async def test_a_flow_is_deleted_when_no_job_of_it_lives_or_its_jobs_are_to_be_cancelled(
+    gateway: Gateway, database: Database
+) -> None:
+    hand = await gateway.submit()
+    await hand.log.refresh()
+    async with database.transaction() as conn:
+        await upsert(conn, hand.ref, hand.log.state, hand.log.tail)
+    refused = await gateway.client.call("DELETE", "/api/flows/echo")
+    assert (refused.status, refused.body["code"]) == (409, "in-use")
+    assert (await gateway.client.get("/api/flows/echo")).status == 200
+    assert (await gateway.client.call("DELETE", "/api/flows/echo?cancel_jobs=true")).status == 204
+    assert (await gateway.client.get(f"/api/jobs/{hand.ref.job}")).body["status"] == "cancelled"
+    for path in ("/api/flows/echo", "/api/flows/echo/versions/1"):
+        assert (await gateway.client.get(path)).status == 404
+    assert (await gateway.client.call("DELETE", "/api/flows/echo")).status == 404
+    assert (await gateway.client.post("/api/jobs", {"flow": "echo", "input": "a"})).status == 404
+    assert (await gateway.client.post("/api/flows", {"name": "echo", "definition": ECHO})).body["version"] == 1

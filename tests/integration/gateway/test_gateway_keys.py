@@ -28,7 +28,8 @@ async def made(gateway: Gateway, **members: Any) -> Any:
 
 
 async def test_a_key_is_shown_once_and_works(gateway: Gateway) -> None:
-    key = await made(gateway, service="ci", scopes=["read", "execute"])
+    key = await made(gateway, name="deploys", service="ci", scopes=["read", "execute"])
+    assert key["name"] == "deploys"
     assert (key["principal"], key["kind"], key["scopes"]) == ("service:ci", "service", ["execute", "read"])
     who = await with_key(gateway, key["secret"], "GET", "/api/whoami")
     assert (who.body["principal"], who.body["key_id"]) == ("service:ci", key["id"])

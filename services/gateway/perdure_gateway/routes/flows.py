@@ -1,4 +1,4 @@
-"""Flows: check, store, list, read. A definition lies as a blob under its digest before SQL knows it."""
+"""Flows: check, store, list, restore, delete. A definition lies as a blob under its digest before SQL knows it."""
 
 from typing import Any, Final
 
@@ -7,10 +7,14 @@ from aiohttp import web
 
 from perdure.bus import blob
 from perdure.core import codec
+from perdure.core.event import TERMINAL, Status
 from perdure.core.graph.spec import GraphSpec, input_schema, outputs
-from perdure.db.flows import FlowVersion, get_flow, list_flows, list_versions, put_flow
+from perdure.db.flows import FlowVersion, delete_flow, get_flow, list_flows, list_versions, put_flow
+from perdure.db.jobs import JobFilter, list_jobs
+from perdure.db.page import MAX_LIMIT, PageKey
 from perdure.errors import Conflict, NotFound
 from perdure.ids import FLOW_NAME
+from perdure.jobs import control
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER, Caller
 from perdure_gateway.keys import BUS, DESK, FLOWS, SQL
@@ -44,8 +48,7 @@ async def change(request: web.Request) -> web.Response:
     body = await bodies.read(request, bodies.FlowChangeBody)
     caller = request[CALLER]
     flow = await _found(request, None)
-    if flow.kind != "graph":
-        raise Problem("flow-read-only", "a Python flow is what its runners register: deploy them anew")
+    _changeable(flow)
     definition, graph = await publishable(
         request.app[SQL], request.app[FLOWS], caller.tenant, flow.name, body.definition
     )
@@ -93,6 +96,50 @@ async def version(request: web.Request) -> web.Response:
     bodies.query(request)
     flow = await _found(request, int(request.match_info["version"]))
     return answers.respond(views.flow_view(flow, definition=True))
+
+
+@op("edit", answers=(200,))
+async def restore(request: web.Request) -> web.Response:
+    """`POST /api/flows/{flow}/versions/{n}/restore`: what that version was becomes the newest version."""
+    bodies.query(request)
+    head, old = await _found(request, None), await _found(request, int(request.match_info["version"]))
+    _changeable(head)
+    graph = await request.app[FLOWS].graph(old)
+    definition = msgspec.json.decode(old.definition)
+    return _tagged(await _store(request, request[CALLER], head.name, definition, graph, expected=head.head), 200)
+
+
+@op("edit", query=("cancel_jobs",), answers=(204,))
+async def remove(request: web.Request) -> web.Response:
+    """`DELETE /api/flows/{flow}`: 204; 409 `in-use` while jobs of it live, unless `?cancel_jobs=true` cancels them.
+
+    A job that was submitted within the last second is not seen. It runs on: it knows its definition by digest.
+    """
+    cancel, caller = bodies.flag(bodies.query(request, "cancel_jobs"), "cancel_jobs", default=False), request[CALLER]
+    flow = await _found(request, None)
+    _changeable(flow)
+    open_jobs = JobFilter(flows=[flow.id], statuses=[status for status in Status if status not in TERMINAL])
+    after: PageKey | None = None
+    while True:
+        async with request.app[SQL].reading() as conn:
+            live = await list_jobs(conn, caller.tenant, open_jobs, limit=MAX_LIMIT, after=after)
+        if live.rows and not cancel:
+            raise Conflict("in-use", "jobs of it have not ended: wait, or send ?cancel_jobs=true")
+        for row in live.rows:
+            await control.cancel(request.app[DESK], row.ref, caller.principal, reason="the flow was deleted")
+        after = live.next
+        if after is None:
+            break
+    async with request.app[SQL].writing() as conn:
+        await delete_flow(conn, caller.tenant, flow.id)
+    request.app[FLOWS].forget(flow)
+    return web.Response(status=204)
+
+
+def _changeable(flow: FlowVersion) -> None:
+    """Raises Problem for a flow that is not changed over HTTP."""
+    if flow.kind != "graph":
+        raise Problem("flow-read-only", "a Python flow is what its runners register: deploy them anew")
 
 
 async def _found(request: web.Request, number: int | None) -> FlowVersion:
@@ -166,4 +213,6 @@ ROUTES: Final = (
     web.put(f"/api/flows/{_FLOW}", change),
     web.get(f"/api/flows/{_FLOW}/versions", versions, allow_head=False),
     web.get(f"/api/flows/{_FLOW}/versions/{{version:[1-9][0-9]{{0,8}}}}", version, allow_head=False),
+    web.post(f"/api/flows/{_FLOW}/versions/{{version:[1-9][0-9]{{0,8}}}}/restore", restore),
+    web.delete(f"/api/flows/{_FLOW}", remove),
 )
