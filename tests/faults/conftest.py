@@ -83,7 +83,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         value
         for r in reports
         for name, value in r.user_properties
-        if r.passed and name == "failpoint_cases" and isinstance(value, int)
+        if r.when == "call" and r.passed and name == "failpoint_cases" and isinstance(value, int)
     ]
     if ran:
         terminalreporter.write_line(f"{sum(ran)} failpoint cases ran, with real processes")

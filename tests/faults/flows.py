@@ -6,6 +6,7 @@ Each effect is one line in the file FAULTS_LEDGER, written before the step retur
 import asyncio
 import os
 import time
+from typing import Any
 
 from perdure import Context, workflow
 
@@ -70,7 +71,7 @@ async def twig(ctx: Context, text: str) -> str:
 
 
 @workflow
-async def journey(ctx: Context, text: str) -> dict[str, object]:
+async def journey(ctx: Context, text: str) -> dict[str, Any]:
     """Passes everything that a runner may die at: steps, deltas, a blob, a child, a race, a sleep, a person."""
 
     async def first() -> str:
@@ -96,7 +97,7 @@ async def journey(ctx: Context, text: str) -> dict[str, object]:
 
     said = await ctx.step("first", first)
     length = len(await ctx.step("large", large))
-    grown = await ctx.child("twig", text)
+    grown = await ctx.child("grown", "twig", text)
     _, won = await ctx.race(unasked(), quicker())
     await ctx.sleep(2.5)
     answer = await ctx.ask("review", title="Go on?", proposal=said)
