@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 from cyclopts import App
+from msgspec import UNSET
 
 from perdure.cli.app import app, main
+from perdure.cli.form import at, changes, fields, replaced, value_of
 from perdure.cli.render import describe, words
 from perdure.cli.session import Common, Exit, exit_of_error, exit_of_status, safe
-from perdure.cli.values import read_value
-from perdure.client import ApiError
+from perdure.cli.values import read_value, with_set
+from perdure.client import ApiError, HumanRequest
 from perdure.client.problem import Problem, error_of
 from perdure.config import known_names
+from perdure.core import event as ev
 from perdure.core.event import Status
 from perdure.errors import Invalid
 
@@ -47,7 +50,18 @@ def test_wrong_use_is_two(capsys: pytest.CaptureFixture[str]) -> None:
         ["up", "--profile", "fast"],
     ):
         assert main(arguments) == Exit.USAGE
-    assert capsys.readouterr().err.count("Error") == 5
+    err = capsys.readouterr().err
+    assert err.count("Error") == 4
+    assert "perdure: --from: not an offset" in err
+
+
+@pytest.mark.parametrize("words", [["--forec"], ["j", "--forec"], []])
+def test_where_ids_are_taken_a_mistyped_option_is_none(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = ["--url", "http://127.0.0.1:1", "--key", "k", "--data", str(tmp_path)]
+    assert main(["cancel", *words, *here]) == Exit.USAGE
+    assert "perdure: " in capsys.readouterr().err
 
 
 def test_a_client_needs_an_address_and_a_key_from_somewhere(tmp_path: Path) -> None:
@@ -72,6 +86,58 @@ def test_a_value_is_json_where_it_is_json(tmp_path: Path) -> None:
     assert read_value(f"@{tmp_path / 'v'}") == {"a": 1}
     with pytest.raises(Invalid):
         read_value(f"@{tmp_path / 'missing'}")
+
+
+def test_members_are_set_in_objects_only() -> None:
+    assert with_set(None, ["a=1", "b=x=y"]) == {"a": 1, "b": "x=y"}
+    assert with_set({"a": 0, "c": 2}, ["a=true"]) == {"a": True, "c": 2}
+    assert with_set("text", None) == "text"
+    for value, given in (("text", ["a=1"]), (None, ["a"]), (None, ["=1"])):
+        with pytest.raises(Invalid):
+            with_set(value, given)
+
+
+def test_a_form_follows_the_schema_and_the_action() -> None:
+    request = HumanRequest(
+        id="j_1",
+        job_id="j",
+        name="n",
+        title="t",
+        status="pending",
+        response_schema={
+            "properties": {
+                "note": {"type": "string", "title": "Note"},
+                "amount": {"type": "number"},
+                "urgent": {"type": "boolean"},
+                "team": {"type": "string", "oneOf": [{"const": "a", "title": "A"}, {"const": "b"}]},
+            },
+            "required": ["note"],
+        },
+        defaults={"amount": 2.5},
+    )
+    note, amount, urgent, team = fields(request, ev.Action(id="approve"))
+    assert (note.title, note.required, amount.default, amount.required) == ("Note", True, "2.5", False)
+    assert team.choices == ("a", "b")
+    assert [f.required for f in fields(request, ev.Action(id="x", requires=("team",)))] == [False, False, False, True]
+    assert (value_of(note, ""), value_of(amount, "3"), value_of(urgent, "yes")) == ("", 3, True)
+    assert value_of(amount, "") is UNSET
+    assert value_of(team, "") is UNSET
+    with pytest.raises(Invalid) as wrong:
+        value_of(amount, "many")
+    assert wrong.value.faults[0].pointer == "/payload/amount"
+
+
+def test_a_proposal_is_edited_where_its_pointers_say_and_shown_as_a_difference() -> None:
+    before = {"a": [{"b~/c": 1}], "d": "x"}
+    after = replaced(before, "/a/0/b~0~1c", 2)
+    assert (at(before, "/a/0/b~0~1c"), at(after, "/a/0/b~0~1c"), at(after, "/z/0")) == (1, 2, None)
+    assert replaced(before, "", "whole") == "whole"
+    assert [line for line in changes(before, after) if line[1:].strip().startswith('"b')] == [
+        '-      "b~/c": 1',
+        '+      "b~/c": 2',
+    ]
+    with pytest.raises(Invalid):
+        replaced(before, "/a/7", 1)
 
 
 def test_an_answer_that_is_not_ours_is_told_with_its_request() -> None:

@@ -1,116 +1,57 @@
-"""Commands on jobs: run, watch, cancel, list, get."""
+"""Commands on jobs that are there: look at them, end them, delete them."""
 
-from contextlib import aclosing
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
+import msgspec
 from cyclopts import App, Parameter
 
-from perdure.cli.people import ask_on_terminal
-from perdure.cli.render import EventPrinter, job_text
-from perdure.cli.session import Common, Exit, Printer, exit_of_status
+from perdure.cli.follow import Wish, follow
+from perdure.cli.lists import for_each, print_pages
+from perdure.cli.render import job_text, state_text
+from perdure.cli.session import Common, Exit
 from perdure.cli.values import read_value
-from perdure.client import Client, Job
-from perdure.core import event as ev
-from perdure.core.event import TERMINAL, Status
+from perdure.client import Job, Page
+from perdure.local.folder import read_nats
 
-app = App(name="jobs", help="Look at jobs.")
+app = App(name="jobs", help="Jobs: look at them, end them, delete them. Several ids are taken, - reads them.")
 COMMON = Common()
 
 JobId = Annotated[str, Parameter(help="The job's id.")]
-
-
-async def run(
-    flow: Annotated[str, Parameter(help="Name or id of the flow, @version allowed.")],
-    /,
-    *,
-    input: Annotated[str | None, Parameter(help="JSON, else a text as it is; @FILE or - reads it.")] = None,
-    follow: Annotated[
-        bool, Parameter(negative="", help="Show it to its end; ask on the terminal when it asks.")
-    ] = False,
-    idempotency_key: Annotated[str | None, Parameter(help="The same key makes the same job.")] = None,
-    tag: Annotated[list[str] | None, Parameter(help="k=v, may be repeated.")] = None,
-    session: Annotated[str | None, Parameter(help="The session it belongs to.")] = None,
-    queue: Annotated[str | None, Parameter(help="The queue, else the flow's.")] = None,
-    priority: Annotated[str | None, Parameter(help="low, normal or high.")] = None,
-    deadline: Annotated[float | None, Parameter(help="Seconds after which the job times out.")] = None,
-    common: Common = COMMON,
-) -> int:
-    """Submit a job and print it."""
-    printer = common.printer()
-    async with common.client() as client:
-        job = await client.submit(
-            flow,
-            read_value(input),
-            idempotency_key=idempotency_key,
-            session_id=session,
-            tags=_tags(tag),
-            queue=queue,
-            priority=priority,
-            deadline_seconds=deadline,
-        )
-        if not follow:
-            printer.result(job, lambda: job_text(job))
-            printer.hint(f"follow it: perdure watch {job.id}")
-            return Exit.DONE
-        printer.hint(f"job {job.id}; Ctrl-C leaves it alone, `perdure watch {job.id}` goes on")
-        return await _follow(client, printer, job.id, 0, None, deltas=True, ask=True)
-
-
-async def watch(
-    job: JobId,
-    /,
-    *,
-    from_: Annotated[int, Parameter(name="--from", help="Show what comes after this event.")] = 0,
-    until: Annotated[str | None, Parameter(help="Stop at: terminal, suspended, head, or a type of event.")] = None,
-    deltas: Annotated[bool, Parameter(help="Show tokens and log lines as they flow.")] = True,
-    common: Common = COMMON,
-) -> int:
-    """Show a job's events from any offset on, to its end."""
-    async with common.client() as client:
-        return await _follow(client, common.printer(), job, from_, until, deltas=deltas, ask=False)
-
-
-async def cancel(
-    job: JobId,
-    /,
-    *,
-    reason: Annotated[str | None, Parameter(help="Why.")] = None,
-    grace: Annotated[float | None, Parameter(help="Seconds that a running job may take to end by itself.")] = None,
-    force: Annotated[bool, Parameter(negative="", help="End it now.")] = False,
-    common: Common = COMMON,
-) -> int:
-    """Cancel a job. One that has ended already stays as it is."""
-    printer = common.printer()
-    async with common.client() as client:
-        found = await client.cancel(job, reason=reason, grace_seconds=grace, force=force)
-    printer.result(found, lambda: job_text(found))
-    return Exit.DONE
-
-
-app.command(cancel)
+JobIds = Annotated[
+    str, Parameter(help="Ids of jobs; - reads them from standard input, a line each.", allow_leading_hyphen=True)
+]
 
 
 @app.command(name="list")
 async def list_(
     *,
     status: Annotated[str | None, Parameter(help="Only these, with commas.")] = None,
-    flow: Annotated[str | None, Parameter(help="Only jobs of this flow.")] = None,
+    flow: Annotated[str | None, Parameter(help="Only jobs of these flows.")] = None,
+    tag: Annotated[str | None, Parameter(help="Only jobs with this tag: name:value.")] = None,
+    session: Annotated[str | None, Parameter(help="Only jobs of this session.")] = None,
+    owner: Annotated[str | None, Parameter(help="Only jobs that this principal submitted.")] = None,
+    parent: Annotated[str | None, Parameter(help="Only jobs that this job started.")] = None,
+    waiting: Annotated[Literal["person"] | None, Parameter(help="Only jobs that wait for a person.")] = None,
+    created_after: Annotated[str | None, Parameter(help="RFC 3339.")] = None,
+    created_before: Annotated[str | None, Parameter(help="RFC 3339.")] = None,
+    updated_after: Annotated[str | None, Parameter(help="RFC 3339.")] = None,
+    order: Annotated[Literal["created", "updated"] | None, Parameter(help="The newest first by this.")] = None,
     limit: Annotated[int, Parameter(help="At most so many.")] = 50,
     common: Common = COMMON,
 ) -> int:
     """List jobs, the newest first."""
-    printer, cursor, left = common.printer(), None, limit
     async with common.client() as client:
-        while left > 0:
-            page = await client.jobs(status=status, flow=flow, limit=min(left, 200), cursor=cursor)
-            for job in page.data:
-                printer.result(job, partial(_line, job))
-            left -= len(page.data)
-            cursor = page.next
-            if cursor is None:
-                break
-    return Exit.DONE
+
+        async def fetch(limit: int, cursor: str | None) -> Page[Job]:
+            return await client.jobs(
+                status=status, flow=flow, tag=tag, session=session, owner=owner, parent=parent, waiting=waiting,
+                created_after=created_after, created_before=created_before, updated_after=updated_after, order=order,
+                limit=limit, cursor=cursor,
+            )  # fmt: skip
+
+        return await print_pages(common.printer(), limit, fetch, _line)
 
 
 def _line(job: Job) -> str:
@@ -118,47 +59,146 @@ def _line(job: Job) -> str:
 
 
 @app.command
-async def get(job: JobId, /, *, common: Common = COMMON) -> int:
-    """Print a job as it is now."""
+async def get(*jobs: JobIds, common: Common = COMMON) -> int:
+    """Print jobs as they are now."""
     printer = common.printer()
     async with common.client() as client:
-        found = await client.job(job)
-    printer.result(found, lambda: job_text(found))
+
+        async def one(job: str) -> None:
+            found = await client.job(job)
+            printer.result(found, lambda: job_text(found))
+
+        return await for_each(jobs, one)
+
+
+@app.command
+async def logs(
+    job: JobId,
+    /,
+    *,
+    follow_: Annotated[bool, Parameter(name=["--follow", "-f"], negative="", help="Go on to its end.")] = False,
+    common: Common = COMMON,
+) -> int:
+    """Print a job's events so far, a line each."""
+    async with common.client() as client:
+        wish = Wish(until=None if follow_ else "head", deltas=follow_)
+        code = await follow(client, common.printer(), job, wish)
+    return code if follow_ else Exit.DONE
+
+
+@app.command
+async def state(
+    *jobs: JobIds,
+    at: Annotated[int | None, Parameter(help="As it was after this event.")] = None,
+    common: Common = COMMON,
+) -> int:
+    """Print what a job's log amounts to: steps, messages, outputs, requests."""
+    printer = common.printer()
+    async with common.client() as client:
+
+        async def one(job: str) -> None:
+            found = await client.state(job, at=at)
+            printer.result(found, lambda: state_text(found))
+
+        return await for_each(jobs, one)
+
+
+@app.command
+async def cancel(
+    *jobs: JobIds,
+    reason: Annotated[str | None, Parameter(help="Why.")] = None,
+    grace: Annotated[float | None, Parameter(help="Seconds that a running job may take to end by itself.")] = None,
+    force: Annotated[bool, Parameter(negative="", help="End it now.")] = False,
+    common: Common = COMMON,
+) -> int:
+    """Cancel jobs. One that has ended already stays as it is."""
+    printer = common.printer()
+    async with common.client() as client:
+
+        async def one(job: str) -> None:
+            found = await client.cancel(job, reason=reason, grace_seconds=grace, force=force)
+            printer.result(found, lambda: job_text(found))
+
+        return await for_each(jobs, one)
+
+
+@app.command
+async def retry(*jobs: JobIds, common: Common = COMMON) -> int:
+    """End a back-off, or the wait for code that fits, now."""
+    printer = common.printer()
+    async with common.client() as client:
+
+        async def one(job: str) -> None:
+            found = await client.retry(job)
+            printer.result(found, lambda: job_text(found))
+
+        return await for_each(jobs, one)
+
+
+@app.command
+async def delete(*jobs: JobIds, common: Common = COMMON) -> int:
+    """Delete jobs that have ended: nobody sees them again."""
+    printer = common.printer()
+    async with common.client() as client:
+
+        async def one(job: str) -> None:
+            await client.delete(job)
+            printer.result({"id": job, "deleted": True}, lambda: f"{job}  deleted")
+
+        return await for_each(jobs, one)
+
+
+@app.command
+async def signal(
+    job: JobId,
+    name: Annotated[str, Parameter(help="The signal's name.")],
+    /,
+    *,
+    payload: Annotated[str | None, Parameter(help="JSON, else a text as it is; @FILE or - reads it.")] = None,
+    idempotency_key: Annotated[str | None, Parameter(help="The same key sends it once.")] = None,
+    common: Common = COMMON,
+) -> int:
+    """Send a job a signal."""
+    printer, value = common.printer(), msgspec.UNSET if payload is None else read_value(payload)
+    async with common.client() as client:
+        seq = await client.signal(job, name, value, idempotency_key=idempotency_key)
+    printer.result({"seq": seq}, lambda: f"{job}  event {seq}")
     return Exit.DONE
 
 
-async def _follow(
-    client: Client, printer: Printer, job_id: str, after: int, until: str | None, *, deltas: bool, ask: bool
+@app.command
+async def export(
+    *jobs: JobIds,
+    out: Annotated[Path | None, Parameter(help="A folder for <job>.jsonl, else standard output.")] = None,
+    common: Common = COMMON,
 ) -> int:
-    """Show events; the exit code of where the job was when the stream ended."""
-    events, stream = EventPrinter(printer), client.events(job_id, after=after, until=until, deltas=deltas)
-    status: Status | None = None
-    try:
-        async with aclosing(stream.frames()) as frames:
-            async for frame in frames:
-                said = events.show(frame)
-                if isinstance(said, ev.AnyEvent):
-                    status = said.status
-                if ask and isinstance(said, ev.JobSuspended) and _waits_for_person(said):
-                    if not printer.interactive:
-                        printer.hint(f"it waits for a person: perdure inbox list; then perdure watch {job_id}")
-                        return Exit.NEEDS_PERSON
-                    for waiting in said.data.waiting:
-                        if waiting.request_id is not None:
-                            await ask_on_terminal(client, printer, waiting.request_id)
-    finally:
-        events.end()
-        if status not in TERMINAL:
-            printer.hint(f"go on with: perdure watch {job_id} --from {stream.offset}")
-    if status is None:  # nothing was left to show
-        status = (await client.job(job_id)).status
-    return Exit.DONE if until is not None and status not in TERMINAL else exit_of_status(status)
+    """Print whole logs, an event a line (JSON)."""
+    printer = common.printer()
+    async with common.client() as client:
+
+        async def one(job: str) -> None:
+            log = await client.log(job)
+            if out is None:
+                printer.raw(log.removesuffix(b"\n"))
+            else:
+                (out / f"{job}.jsonl").write_bytes(log)
+                printer.hint(str(out / f"{job}.jsonl"))
+
+        return await for_each(jobs, one)
 
 
-def _waits_for_person(event: ev.JobSuspended) -> bool:
-    return any(waiting.kind == "input" for waiting in event.data.waiting)
-
-
-def _tags(pairs: list[str] | None) -> dict[str, str] | None:
-    tags = dict(pair.partition("=")[::2] for pair in pairs or ())
-    return tags or None
+@app.command
+async def subject(job: JobId, /, *, common: Common = COMMON) -> int:
+    """Print where a job's events are on NATS, and what to type to see them with the `nats` command."""
+    printer = common.printer()
+    async with common.client() as client:
+        tenant = (await client.whoami()).tenant
+        await client.job(job)
+    told = read_nats(common.data)
+    said = {"event": f"job.{tenant}.{job}.event", "delta": f"job.{tenant}.{job}.delta"}
+    server = f"--server {told.url} --user {told.user} --password … " if told is not None else ""
+    lines = [*said.values(), f"nats {server}sub 'job.{tenant}.{job}.>'"]
+    if told is not None:
+        lines.append(f"the password is in {common.data / 'nats.json'}")
+    printer.result(said, partial("\n".join, lines))
+    return Exit.DONE

@@ -1,17 +1,17 @@
 """Commands for people who are asked: the inbox, and answering."""
 
 import asyncio
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from cyclopts import App, Parameter
-from rich.prompt import Confirm, Prompt
 
+from perdure.cli.form import Reply, confirm, fill
+from perdure.cli.lists import print_pages
 from perdure.cli.render import words
-from perdure.cli.session import Common, Exit, Printer, safe
-from perdure.cli.values import read_value
-from perdure.client import Answered, Client, HumanRequest
+from perdure.cli.session import Common, Exit, Printer
+from perdure.cli.values import read_value, with_set
+from perdure.client import Answered, Client, HumanRequest, Page
 from perdure.errors import Fault, Invalid
 
 app = App(name="inbox", help="Requests that wait for a person.")
@@ -24,21 +24,21 @@ RequestId = Annotated[str, Parameter(help="The request's id.")]
 async def list_(
     *,
     status: Annotated[str | None, Parameter(help="pending (default), answered, expired, withdrawn.")] = None,
+    all_: Annotated[bool, Parameter(name="--all", negative="", help="Whatever their status.")] = False,
+    flow: Annotated[str | None, Parameter(help="Only requests of these flows.")] = None,
+    job: Annotated[str | None, Parameter(help="Only requests of these jobs.")] = None,
+    kind: Annotated[str | None, Parameter(help="approval, choice, input, tool_call.")] = None,
     limit: Annotated[int, Parameter(help="At most so many.")] = 50,
     common: Common = COMMON,
 ) -> int:
     """List requests."""
-    printer, cursor, left = common.printer(), None, limit
+    status = "pending,answered,expired,withdrawn" if all_ else status
     async with common.client() as client:
-        while left > 0:
-            page = await client.inbox(status=status, limit=min(left, 200), cursor=cursor)
-            for request in page.data:
-                printer.result(request, partial(_line, request))
-            left -= len(page.data)
-            cursor = page.next
-            if cursor is None:
-                break
-    return Exit.DONE
+
+        async def fetch(limit: int, cursor: str | None) -> Page[HumanRequest]:
+            return await client.inbox(status=status, flow=flow, job=job, kind=kind, limit=limit, cursor=cursor)
+
+        return await print_pages(common.printer(), limit, fetch, _line)
 
 
 def _line(request: HumanRequest) -> str:
@@ -63,8 +63,11 @@ async def answer(
     *,
     payload: Annotated[str | None, Parameter(help="JSON, else a text as it is; @FILE or - reads it.")] = None,
     proposal: Annotated[str | None, Parameter(help="The proposal as you want it, whole.")] = None,
-    set_: Annotated[list[str] | None, Parameter(name="--set", help="k=v of the payload, may be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None, Parameter(name="--set", negative="", help="k=v of the payload, may be repeated.")
+    ] = None,
     comment: Annotated[str | None, Parameter(help="A comment.")] = None,
+    yes: Annotated[bool, Parameter(negative="", help="Do not ask whether you are sure.")] = False,
     common: Common = COMMON,
 ) -> int:
     """Answer a request. The first answer counts; the same one again is no error."""
@@ -75,36 +78,39 @@ async def answer(
                 raise Invalid(
                     [Fault("missing-action", "name the action; without one you are asked on a terminal only")]
                 )
-            answered = await ask_on_terminal(client, printer, request)
+            answered = await ask_on_terminal(client, printer, request, sure=yes)
         else:
             found = await client.request(request)
-            answered = await client.answer(
-                found,
+            reply = Reply(
                 action,
-                payload=_payload(payload, set_),
-                proposal=msgspec.UNSET if proposal is None else read_value(proposal),
-                comment=comment,
+                msgspec.UNSET if payload is None and not set_ else with_set(read_value(payload), set_),
+                msgspec.UNSET if proposal is None else read_value(proposal),
+                comment,
             )
+            if printer.interactive and not yes:
+                await asyncio.to_thread(confirm, printer, found, reply)
+            answered = await _give(client, found, reply)
     printer.result(answered.request, lambda: f"{answered.request.id}  {answered.request.status}")
     return Exit.DONE
 
 
-async def ask_on_terminal(client: Client, printer: Printer, request_id: str) -> Answered:
-    """Show a request and ask the person who sits there for action, edited proposal and comment."""
+async def ask_on_terminal(client: Client, printer: Printer, request_id: str, *, sure: bool = False) -> Answered:
+    """Show a request and ask the person who sits there: action, form, edited proposal, comment; then whether to go on.
+
+    Raises Invalid where the person says no, and what `Client.answer` raises.
+    """
     request = await client.request(request_id)
     printer.text(request_text(request))
-    choices = [action.id for action in request.actions]
-    console = printer.out
-    action = await asyncio.to_thread(Prompt.ask, safe("answer"), choices=choices, default=choices[0], console=console)
-    chosen = next(a for a in request.actions if a.id == action)
-    proposal: Any = msgspec.UNSET  # Any: user value
-    may_edit = "" in (request.editable or ()) and isinstance(request.proposal, str) and chosen.style != "danger"
-    if may_edit and await asyncio.to_thread(Confirm.ask, "edit the text first?", default=False, console=console):
-        proposal = await asyncio.to_thread(Prompt.ask, "text", default=request.proposal, console=console)
-    comment = None
-    if chosen.requires and "comment" in chosen.requires:
-        comment = await asyncio.to_thread(Prompt.ask, "comment", console=console)
-    return await client.answer(request, action, proposal=proposal, comment=comment)
+    reply = await asyncio.to_thread(fill, printer, request)
+    if not sure:
+        await asyncio.to_thread(confirm, printer, request, reply)
+    return await _give(client, request, reply)
+
+
+async def _give(client: Client, request: HumanRequest, reply: Reply) -> Answered:
+    return await client.answer(
+        request, reply.action, payload=reply.payload, proposal=reply.proposal, comment=reply.comment
+    )
 
 
 def request_text(request: HumanRequest) -> str:
@@ -118,11 +124,3 @@ def request_text(request: HumanRequest) -> str:
         lines.append(f"  expires  {request.expires_at}")
     lines.append("  actions  " + ", ".join(action.id for action in request.actions))
     return "\n".join(lines)
-
-
-def _payload(payload: str | None, pairs: list[str] | None) -> Any:  # Any: user value
-    if payload is not None:
-        return read_value(payload)
-    if pairs:
-        return {key: read_value(value) for key, _, value in (pair.partition("=") for pair in pairs)}
-    return msgspec.UNSET

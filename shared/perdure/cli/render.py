@@ -1,6 +1,6 @@
-"""Events as people read them: a line each, tokens as they flow."""
+"""Events and jobs as people read them: a line each, tokens as they flow."""
 
-from typing import assert_never
+from typing import Any, assert_never
 
 import msgspec
 
@@ -144,4 +144,17 @@ def job_text(job: Job) -> str:
     if job.error is not None:
         lines.append(f"  {job.error.code}: {words(job.error.message)}")
     lines += [f"  {name}: {words(value, 2000)}" for name, value in (job.outputs or {}).items()]
+    return "\n".join(lines)
+
+
+def state_text(state: dict[str, Any]) -> str:  # Any: what a gateway says, user values inside
+    """What a log amounts to, for people."""
+    lines = [f"offset {state.get('offset')}", job_text(msgspec.convert(state["job"], Job, strict=False))]
+    for step in state.get("steps", ()):
+        what = step.get("result", step.get("error", step.get("reason")))
+        lines.append(f"  {step.get('seq', ''):>4} {step['step']:<20} {step['status']:<9} {words(what, 100)}")
+    lines += [f"  {m.get('seq', ''):>4} {m.get('role')}: {words(m.get('text'))}" for m in state.get("messages", ())]
+    lines += [f"  {o.get('seq', ''):>4} {o.get('name')} = {words(o.get('value'))}" for o in state.get("outputs", ())]
+    lines += [f"  {r['id']}  {r['status']}  {words(r.get('title'))}" for r in state.get("requests", ())]
+    lines += [f"  … {d.get('step', '')}: {words(d.get('text'))}" for d in state.get("deltas", ())]
     return "\n".join(lines)

@@ -12,7 +12,7 @@ import msgspec
 from cyclopts import Parameter
 from rich.console import Console
 
-from perdure.client import ApiError, Client
+from perdure.client import Client
 from perdure.config import DATA_FOLDER, ClientSettings
 from perdure.core.event import Status
 from perdure.errors import (
@@ -150,18 +150,16 @@ def exit_of_status(status: Status) -> Exit:
     return _OF_STATUS.get(status, Exit.NEEDS_PERSON if status is Status.SUSPENDED else Exit.STOPPED_WAITING)
 
 
-def report(error: PerdureError) -> Exit:
-    """Say on stderr what went wrong, and what to do where that is known; the exit code."""
-    err = Printer().err
+def report(error: PerdureError, about: str | None = None) -> Exit:
+    """Say on stderr what went wrong (with which thing), and what to do where that is known; the exit code."""
+    err, begin = Printer().err, f"perdure: {about}: " if about else "perdure: "
     match error:
         case Invalid():
             for fault in error.faults:
                 where = fault.parameter or fault.header or fault.pointer
-                err.print(safe(f"perdure: {where + ': ' if where else ''}{fault.detail}"))
-        case ApiError():
-            err.print(safe(f"perdure: {error}"))
+                err.print(safe(f"{begin}{where + ': ' if where else ''}{fault.detail}"))
         case Unauthenticated():
-            err.print("perdure: the key is not known there: see --key, PERDURE_KEY and client.json")
+            err.print(safe(f"{begin}the key is not known there: see --key, PERDURE_KEY and client.json"))
         case _:
-            err.print(safe(f"perdure: {error}"))
+            err.print(safe(f"{begin}{error}"))
     return exit_of_error(error)

@@ -1,6 +1,7 @@
 """User values from the command line."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +35,25 @@ def read_json(path: Path) -> Any:  # Any: user value
         raise Invalid([Fault("unreadable", f"{path}: {exc.strerror}")]) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise Invalid([Fault("invalid-json", f"{path}: {exc}")]) from exc
+
+
+def pairs(flag: str, given: Sequence[str] | None) -> dict[str, str]:
+    """What a flag of `k=v` said. Raises Invalid."""
+    found = {}
+    for pair in given or ():
+        key, is_there, value = pair.partition("=")
+        if not key or not is_there:
+            raise Invalid([Fault("malformed", "must be name=value", parameter=flag)])
+        found[key] = value
+    return found
+
+
+def with_set(value: Any, given: Sequence[str] | None) -> Any:  # Any: user value
+    """`value` with the members that `--set k=v` names; JSON where it is JSON. Raises Invalid."""
+    if not given:
+        return value
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        raise Invalid([Fault("wrong-type", "only an object has members to set", parameter="--set")])
+    return value | {key: read_value(text) for key, text in pairs("--set", given).items()}

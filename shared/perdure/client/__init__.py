@@ -1,6 +1,6 @@
 """The Python client of the HTTP API: typed calls, and a job's events as an iterator that survives every disconnect."""
 
-from perdure.client.events import Delta, Event, Frame, StreamGap, UnknownEvent, decode
+from perdure.client.events import Delta, Event, EventStream, Frame, StreamGap, UnknownEvent, decode
 from perdure.client.http import Client
 from perdure.client.problem import ApiError
 from perdure.client.records import Answered, Flow, HumanRequest, Job, Key, NewKey, Page, QueueDepth, Runner
@@ -11,6 +11,7 @@ __all__ = [
     "Client",
     "Delta",
     "Event",
+    "EventStream",
     "Flow",
     "Frame",
     "HumanRequest",

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 
 from perdure.client.call import Caller, part, present
-from perdure.client.records import Key, NewKey, Page, QueueDepth, Runner
+from perdure.client.records import Key, NewKey, Page, QueueDepth, Runner, Self
 
 
 class OperatorCalls(Caller):
     """Keys, runners, queues."""
+
+    async def whoami(self) -> Self:
+        """Who the key stands for."""
+        return await self._call(Self, "GET", "/api/whoami")
 
     async def keys(self, *, mine: bool = False, limit: int = 50, cursor: str | None = None) -> Page[Key]:
         """A page of the tenant's keys, or of one's own, the youngest first, without what opens them."""

@@ -12,10 +12,17 @@ class InboxCalls(Caller):
     """What people do."""
 
     async def inbox(
-        self, *, status: str | None = None, limit: int = 50, cursor: str | None = None
+        self,
+        *,
+        status: str | None = None,
+        flow: str | None = None,
+        job: str | None = None,
+        kind: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
     ) -> Page[HumanRequest]:
         """A page of requests, the pending ones unless `status` says otherwise; may be a second behind."""
-        query = {"status": status, "limit": str(limit), "cursor": cursor}
+        query = {"status": status, "flow": flow, "job": job, "kind": kind, "limit": str(limit), "cursor": cursor}
         return await self._call(Page[HumanRequest], "GET", "/api/inbox", params=query)
 
     async def request(self, request_id: str) -> HumanRequest:

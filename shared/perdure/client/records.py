@@ -105,6 +105,8 @@ class HumanRequest(Struct, frozen=True, omit_defaults=True, kw_only=True):
     proposal: Any = None  # Any: user value
     proposal_digest: str | None = None
     editable: tuple[str, ...] | None = None
+    response_schema: dict[str, Any] | None = None  # Any: JSON Schema
+    defaults: dict[str, Any] | None = None  # Any: user values
     actions: tuple[ev.Action, ...] = ()
     settled: dict[str, Any] | None = None  # Any: who, when and what; user values inside
 
@@ -156,6 +158,15 @@ class NewKey(Key, frozen=True, omit_defaults=True, kw_only=True):
     """A key that was just made: the only time that its secret is seen."""
 
     secret: str
+
+
+class Self(Struct, frozen=True, kw_only=True):
+    """Who a key stands for."""
+
+    principal: str
+    tenant: str
+    key_id: str
+    scopes: tuple[str, ...] = ()
 
 
 class Runner(Struct, frozen=True, omit_defaults=True, kw_only=True):

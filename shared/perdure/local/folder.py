@@ -86,6 +86,14 @@ def read_client(data: Path) -> ClientFile | None:
         raise StartRefused(f"{data / 'client.json'} cannot be read: {exc}") from exc
 
 
+def read_nats(data: Path) -> NatsFile | None:
+    """How a NATS client follows the jobs of what runs in the folder; None where `up` never started its own broker."""
+    try:
+        return msgspec.json.decode((data / "nats.json").read_bytes(), type=NatsFile)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+
+
 def read_operator(data: Path) -> OperatorFile | None:
     """How an operator reaches what runs in the folder; None where `up` never started its own broker there."""
     try:

@@ -1,0 +1,35 @@
+"""What operators do straight to SQL, as `migrate` does: which database that is."""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from perdure import log as logs
+from perdure.config import MigrateSettings
+from perdure.db.engine import open_database
+from perdure.local.folder import read_operator
+
+Database = Annotated[
+    str | None, Parameter(help="SQLAlchemy URL of the database [PERDURE_DATABASE, else that of `perdure up`].")
+]
+
+
+def database_url(data: Path, database: str | None, environ: Mapping[str, str] = os.environ) -> str:
+    """The database by flag, else environment, else the `perdure up` of the data folder. Raises Invalid."""
+    told = read_operator(data)
+    if database is None and not environ.get("PERDURE_DATABASE") and told is not None:
+        database = told.database
+    return MigrateSettings.load(environ, database=database).database
+
+
+@asynccontextmanager
+async def transaction(data: Path, database: str | None) -> AsyncIterator[AsyncConnection]:
+    """A transaction in that database. Raises Invalid, Unavailable."""
+    logs.configure("operator", os.environ.get("PERDURE_LOG_LEVEL") or "warning")
+    async with open_database(database_url(data, database)) as opened, opened.transaction() as conn:
+        yield conn
