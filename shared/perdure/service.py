@@ -3,9 +3,10 @@
     def main() -> int:                                  # a service's __main__
         return start(GatewaySettings, serve, "gateway")
 
-`serve(settings, service)` works until `service.stopping` is set (the first SIGTERM or SIGINT), ends what it has begun
-and returns; the process then exits 0. A second signal kills. An exception that leaves `serve`, or `service.fatal`, is
-exit 1, settings that do not fit are 2: a supervisor restarts the first and gives up on the second.
+`serve(settings, service)` works until `service.stopping` is set (the first SIGTERM, SIGINT or SIGHUP), ends what it has
+begun and returns; the process then exits 0. A second signal kills, though not a second SIGHUP (a closing terminal sends
+several), and under `nohup` SIGHUP stays ignored. An exception that leaves `serve`, or `service.fatal`, is exit 1,
+settings that do not fit are 2: a supervisor restarts the first and gives up on the second.
 """
 
 import asyncio
@@ -104,7 +105,10 @@ class Service:
         """Run `main` under signal handlers and the health listener; the exit code of the process."""
         loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
             loop.add_signal_handler(number, self._signalled, number)
         try:
             async with self._listener(health):
@@ -117,13 +121,15 @@ class Service:
             log.exception("failed")
             self.exit_code = self.exit_code or 1
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in numbers:
                 loop.remove_signal_handler(number)
         log.info("stopped", exit_code=self.exit_code)
         return self.exit_code
 
     def _signalled(self, number: int) -> None:
         if self.stopping.is_set():
+            if number == signal.SIGHUP:
+                return
             log.warning("killed by a second signal")
             os._exit(128 + number)
         log.info("stopping", signal=signal.Signals(number).name)

@@ -104,7 +104,7 @@ async def status(url: str) -> tuple[int, int, int]:
 
 
 async def test_the_first_signal_lets_it_end_and_it_exits_0(tmp_path: Path) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         async with service(tmp_path, "well") as running:
             ready = await running.until("ready")
             assert (ready["said"], ready["service"], ready["pid"]) == ("well", "sweeper", running.process.pid)
@@ -122,6 +122,16 @@ async def test_the_second_signal_kills_what_does_not_end_and_meanwhile_it_is_not
         assert await status(health) == (200, 200, 503)
         running.process.terminate()
         assert await running.code() == 128 + signal.SIGTERM
+
+
+async def test_a_terminal_that_closes_lets_it_end_however_often_it_says_so(tmp_path: Path) -> None:
+    async with service(tmp_path, "hangs") as running:
+        await running.until("ready")
+        running.process.send_signal(signal.SIGHUP)
+        await running.until("stopping")
+        running.process.send_signal(signal.SIGHUP)
+        running.process.send_signal(signal.SIGINT)
+        assert await running.code() == 128 + signal.SIGINT
 
 
 async def test_it_is_alive_before_it_has_started_and_not_ready_while_a_check_fails(tmp_path: Path) -> None:
