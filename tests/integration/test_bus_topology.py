@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from perdure.bus.connection import Bus
+from perdure.bus.lease import set_lease
 from perdure.bus.topology import Topology, compare, declare, ensure_queue
 from perdure.errors import Conflict, Malformed, Unavailable
 from perdure.ids import Queue
@@ -201,3 +202,23 @@ async def test_a_stream_that_was_changed_by_hand_is_noticed(bare: NatsServer) ->
             await compare(bus)
         with pytest.raises(Conflict, match="max_age"):
             await declare(bus, Topology(shards=1))
+
+
+async def test_the_lease_of_queues_changes_for_all_of_them_while_nobody_serves_any(
+    own_nats_server: NatsServer,
+) -> None:
+    async with connect(own_nats_server, "admin") as bus:
+        await declare(bus, Topology())
+        for priority in ("high", "low"):
+            await ensure_queue(bus, Queue("default"), priority, 10.0)
+        assert sorted(await set_lease(bus, 2.5)) == ["default_high", "default_low"]
+        assert await set_lease(bus, 2.5) == []
+        assert await ensure_queue(bus, Queue("default"), "high", 60.0) == 2.5
+        inbox = bus.nc.new_inbox()
+        await bus.nc.subscribe(inbox)
+        await bus.nc.publish("$JS.API.CONSUMER.MSG.NEXT.WORK.default_low", b'{"batch":1,"expires":30000000000}', inbox)
+        await bus.nc.flush()
+        with pytest.raises(Conflict, match="default_low") as refused:
+            await set_lease(bus, 60.0)
+        assert refused.value.code == "runners-running"
+        assert await ensure_queue(bus, Queue("default"), "high", 60.0) == 2.5

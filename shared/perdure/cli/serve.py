@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 
 from perdure import log as logs
 from perdure.bus.connection import Bus
+from perdure.bus.lease import set_lease
 from perdure.bus.topology import Topology, compare, declare
 from perdure.cli.session import Exit, Printer, report
 from perdure.clock import SystemClock
@@ -156,7 +157,10 @@ def migrate_up(
     replicas: Annotated[int, Parameter(help="Copies of each stream, fixed when they are made.")] = 1,
     shards: Annotated[int, Parameter(help="Shards of the logs (a power of two up to 16), fixed for ever.")] = 8,
     lease: Annotated[
-        float | None, Parameter(help="Seconds of a lease in queues that nobody has served yet [PERDURE_LEASE_SECONDS].")
+        float | None,
+        Parameter(
+            help="Seconds of a lease, of every queue, with runners stopped; else new ones' [PERDURE_LEASE_SECONDS]."
+        ),
     ] = None,
     first_key: Annotated[bool, Parameter(help="Make the first API key where there is none.")] = True,
 ) -> int:
@@ -174,7 +178,7 @@ def migrate_up(
             printer.hint("the first API key, shown once")
     if streams:
         topology = Topology(shards=shards, replicas=replicas, lease_seconds=settings.lease_seconds)
-        asyncio.run(_with_bus(settings, lambda bus: declare(bus, topology)))
+        asyncio.run(_with_bus(settings, partial(_declare, topology=topology, everywhere=lease is not None)))
         printer.hint("streams declared")
     return Exit.DONE
 
@@ -212,6 +216,13 @@ async def _first_key(settings: MigrateSettings) -> str | None:
     secret = settings.first_key.get_secret_value() if settings.first_key else None
     async with open_database(settings.database) as database, database.transaction() as conn:
         return await principals.ensure_first_key(conn, TENANT, secret, now=SystemClock().broker_now())
+
+
+async def _declare(bus: Bus, *, topology: Topology, everywhere: bool) -> None:
+    """The streams; with `everywhere` also the lease of the queues that are there. Raises Conflict, Unavailable."""
+    await declare(bus, topology)
+    if everywhere:
+        await set_lease(bus, topology.lease_seconds)
 
 
 async def _with_bus(settings: MigrateSettings, use: Callable[[Bus], Awaitable[Any]]) -> None:  # Any: not looked at
