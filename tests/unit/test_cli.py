@@ -2,11 +2,13 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cyclopts import App
+from cyclopts.exceptions import MissingArgumentError
 from msgspec import UNSET
 
 from perdure.cli.app import app, main
@@ -21,7 +23,8 @@ from perdure.core import event as ev
 from perdure.core.event import Status
 from perdure.errors import Invalid
 
-DOCS = Path(__file__).parents[2] / "docs" / "reference"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "reference"
 
 
 @pytest.mark.parametrize(
@@ -158,6 +161,30 @@ def test_each_command_has_its_line_in_the_reference() -> None:
         name for line in re.findall(r"^\| (`.*?) \|", text, re.M) for name in re.findall(r"`([a-z ]+)[^`]*`", line)
     }
     assert {name.strip() for name in named} == set(commands(app))
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SHOWN = [
+    (page.name, shlex.split(match[1].replace("…", "x"))[1:])
+    for page in PAGES
+    if page.name != "cli.md" and page.parent.name != "decisions"
+    for match in re.finditer(r"(?:^ *(?:\$ )?|`)(?:\.venv/bin/)?(perdure [a-z]+[^`\n]*)(?=`|$)", page.read_text(), re.M)
+]
+
+
+def test_the_pages_show_commands() -> None:
+    assert {page for page, _ in SHOWN} >= {"README.md", "graph-flow.md", "python-workflow.md"}
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), SHOWN, ids=lambda value: " ".join(value) if isinstance(value, list) else value
+)
+def test_a_command_that_a_page_shows_exists_with_its_flags(page: str, words: list[str]) -> None:
+    try:
+        command, _, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    except MissingArgumentError:  # a command that is only named
+        return
+    assert command is not None, page
 
 
 def test_each_setting_has_its_line_in_the_reference_and_nothing_else_has() -> None:
