@@ -89,7 +89,7 @@ async def answer_to_done_p50_ms() -> list[float]:
 
 
 async def sse_idle_1000_mb() -> list[float]:
-    """MB of memory that the gateway holds for 1,000 idle event streams of sleeping jobs (key limits raised)."""
+    """MB of memory that the gateway holds for 1,000 idle event streams of a sleeping job (100 to a key)."""
     runs = []
     for _ in range(RUNS):
         async with cluster() as c, endings(c.nats) as seen:
@@ -97,16 +97,27 @@ async def sse_idle_1000_mb() -> list[float]:
             await seen.of(job)
             async with c.http.get(f"/api/jobs/{job}") as answer:
                 await answer.read()
+            keys = [await _key(c, n) for n in range(11)]
             before = c.memory_bytes()["gateway"]
-            streams = await asyncio.gather(*[_attach(c, job) for _ in range(1000)])
+            streams = await asyncio.gather(*[_attach(c, job, keys[n // 95]) for n in range(1000)])
             runs.append((c.memory_bytes()["gateway"] - before) / 1e6)
             for stream in streams:
                 stream.close()
     return runs
 
 
-async def _attach(c: Cluster, job: str) -> aiohttp.ClientResponse:
-    stream = await c.http.get(f"/api/jobs/{job}/events", headers={"Accept": "text/event-stream"}, timeout=None)
+async def _key(c: Cluster, number: int) -> str:
+    """A key of its own: a key may hold 100 streams."""
+    body = {"name": f"bench {number}", "service": f"bench-{number}"}
+    async with c.http.post("/api/keys", json=body) as answer:
+        if answer.status != 201:
+            raise RuntimeError(f"key: {answer.status} {await answer.text()}")
+        return str((await answer.json())["secret"])
+
+
+async def _attach(c: Cluster, job: str, key: str) -> aiohttp.ClientResponse:
+    headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {key}"}
+    stream = await c.http.get(f"/api/jobs/{job}/events", headers=headers, timeout=None)
     if stream.status != 200:
         raise RuntimeError(f"attach: {stream.status} {await stream.text()}")
     async for line in stream.content:

@@ -4,6 +4,7 @@ An entry is taken as it is for FRESH_SECONDS, then read again. While SQL cannot 
 time, counted from its last reading; what is not in memory is Unavailable.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, TypeVar
@@ -26,6 +27,7 @@ class Memory(Generic[K, V]):
         self._outage_seconds = outage_seconds
         self._away = away
         self._entries: OrderedDict[K, tuple[V, float]] = OrderedDict()
+        self._reading: dict[K, asyncio.Future[V | None]] = {}
 
     async def get(self, key: K, read: Callable[[], Awaitable[V | None]]) -> V | None:
         """The value of `key`, from memory or by `read`; None when there is none. Raises Unavailable.
@@ -42,20 +44,40 @@ class Memory(Generic[K, V]):
                 return held[0]
             raise Unavailable("the database did not answer a moment ago")
         try:
-            value = await read()
+            return await self._read(key, read)
         except Unavailable:
             if held is not None and good:
                 return held[0]
             raise
+
+    async def _read(self, key: K, read: Callable[[], Awaitable[V | None]]) -> V | None:
+        """One reading of a key at a time, for all who ask meanwhile: a thousand streams may come back at once."""
+        reading = self._reading.get(key)
+        if reading is None:
+            reading = self._reading[key] = asyncio.ensure_future(self._once(key, read))
+            reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # heard, whoever still waits
+        return await asyncio.shield(reading)
+
+    async def _once(self, key: K, read: Callable[[], Awaitable[V | None]]) -> V | None:
+        began_at, me = self._clock.monotonic(), asyncio.current_task()
+        try:
+            value = await read()
+            if self._reading.get(key) is me:  # else it was forgotten meanwhile: what was read may be what was revoked
+                self._keep(key, value, began_at)
+            return value
+        finally:
+            if self._reading.get(key) is me:
+                del self._reading[key]
+
+    def _keep(self, key: K, value: V | None, read_at: float) -> None:
+        self._entries.pop(key, None)
         if value is None:
-            self.forget(key)
-            return None
-        self._entries[key] = (value, now)
-        self._entries.move_to_end(key)
+            return
+        self._entries[key] = (value, read_at)
         while len(self._entries) > MOST_ENTRIES:
             self._entries.popitem(last=False)
-        return value
 
     def forget(self, key: K) -> None:
-        """Read `key` anew the next time."""
+        """Read `key` anew the next time; a reading that is under way is not kept."""
         self._entries.pop(key, None)
+        self._reading.pop(key, None)

@@ -1,104 +1,100 @@
-"""What a gateway remembers: fresh for a minute, good for an outage, read again when SQL is back."""
+"""What a gateway remembers of SQL: fresh, stale, away; read once for all who ask; never what was revoked meanwhile."""
+
+import asyncio
 
 import pytest
 
-from perdure.clock import SystemClock
 from perdure.errors import Unavailable
+from perdure.testing.clock import FakeClock
 from perdure_gateway.memory import FRESH_SECONDS, Memory
 
 
-class HandClock(SystemClock):
-    """Time goes on when a test says so."""
+class Sql:
+    """One value behind a gate."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.at = 1000.0
-
-    def monotonic(self) -> float:
-        return self.at
-
-
-class Table:
-    """A database of one row."""
-
-    def __init__(self) -> None:
-        self.row: str | None = "first"
-        self.away = False
+        self.value: str | None = "old"
         self.reads = 0
+        self.open = asyncio.Event()
+        self.open.set()
+        self.away = False
 
     async def read(self) -> str | None:
         self.reads += 1
+        value = self.value
+        await self.open.wait()
         if self.away:
             raise Unavailable("away")
-        return self.row
+        return value
 
 
 @pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
+def sql() -> Sql:
+    return Sql()
 
 
 @pytest.fixture
-def memory(clock: HandClock) -> Memory[str, str]:
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def memory(sql: Sql, clock: FakeClock) -> Memory[str, str]:
     return Memory(clock, 900.0, lambda: False)
 
 
-async def test_an_entry_is_read_once_a_minute(memory: Memory[str, str], clock: HandClock) -> None:
-    table = Table()
-    assert await memory.get("k", table.read) == "first"
-    table.row = "second"
-    clock.at += FRESH_SECONDS - 1
-    assert (await memory.get("k", table.read), table.reads) == ("first", 1)
-    clock.at += 1
-    assert (await memory.get("k", table.read), table.reads) == ("second", 2)
-
-
-async def test_an_outage_is_outlived_for_its_time_and_no_longer(memory: Memory[str, str], clock: HandClock) -> None:
-    table = Table()
-    await memory.get("k", table.read)
-    table.away = True
-    clock.at += 899
-    assert await memory.get("k", table.read) == "first"
-    with pytest.raises(Unavailable):
-        await memory.get("other", table.read)  # not in memory: nobody knows
-    clock.at += 1
-    with pytest.raises(Unavailable):
-        await memory.get("k", table.read)
-    table.away = False
-    assert await memory.get("k", table.read) == "first"
-
-
-async def test_a_database_that_is_known_to_be_away_is_not_asked(clock: HandClock) -> None:
-    table = Table()
-    memory: Memory[str, str] = Memory(clock, 900.0, lambda: table.away)
-    await memory.get("k", table.read)
-    table.away = True
-    clock.at += FRESH_SECONDS
-    assert await memory.get("k", table.read) == "first"
-    with pytest.raises(Unavailable):
-        await memory.get("other", table.read)
-    assert table.reads == 1
-
-
-async def test_what_is_not_there_may_appear_and_what_was_there_may_go(
-    memory: Memory[str, str], clock: HandClock
+async def test_what_was_read_a_moment_ago_is_not_read_again(
+    memory: Memory[str, str], sql: Sql, clock: FakeClock
 ) -> None:
-    table = Table()
-    table.row = None
-    assert await memory.get("k", table.read) is None
-    table.row = "first"
-    assert await memory.get("k", table.read) == "first"
-    table.row = None
-    clock.at += FRESH_SECONDS
-    assert await memory.get("k", table.read) is None
-    table.away = True
-    with pytest.raises(Unavailable):
-        await memory.get("k", table.read)  # it was gone when it was last seen
+    assert [await memory.get("k", sql.read) for _ in range(3)] == ["old"] * 3
+    assert sql.reads == 1
+    sql.value = "new"
+    clock.advance(FRESH_SECONDS + 1)
+    assert await memory.get("k", sql.read) == "new"
 
 
-async def test_an_entry_that_is_forgotten_is_read_anew(memory: Memory[str, str]) -> None:
-    table = Table()
-    await memory.get("k", table.read)
-    table.row = "second"
+async def test_all_who_ask_at_once_share_one_reading(memory: Memory[str, str], sql: Sql) -> None:
+    sql.open.clear()
+    asking = [asyncio.ensure_future(memory.get("k", sql.read)) for _ in range(100)]
+    await asyncio.sleep(0)
+    asking[0].cancel()  # the one that began it: the others get their answer all the same
+    await asyncio.sleep(0)
+    sql.open.set()
+    assert [await one for one in asking[1:]] == ["old"] * 99
+    assert sql.reads == 1
+
+
+async def test_a_reading_that_a_revocation_overtook_is_not_kept(memory: Memory[str, str], sql: Sql) -> None:
+    sql.open.clear()
+    asking = asyncio.ensure_future(memory.get("k", sql.read))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert sql.reads == 1
+    sql.value = None  # revoked, and said so
     memory.forget("k")
-    assert await memory.get("k", table.read) == "second"
+    sql.open.set()
+    await asking
+    assert await memory.get("k", sql.read) is None
+
+
+async def test_all_who_share_a_reading_that_fails_hear_so_and_the_next_one_reads_again(
+    memory: Memory[str, str], sql: Sql
+) -> None:
+    sql.away = True
+    asking = [asyncio.ensure_future(memory.get("k", sql.read)) for _ in range(3)]
+    heard = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(one) for one in heard] == [Unavailable] * 3
+    sql.away = False
+    assert await memory.get("k", sql.read) == "old"
+
+
+async def test_a_known_value_stays_good_while_sql_is_away_and_not_for_ever(
+    memory: Memory[str, str], sql: Sql, clock: FakeClock
+) -> None:
+    assert await memory.get("k", sql.read) == "old"
+    sql.away = True
+    clock.advance(FRESH_SECONDS + 1)
+    assert await memory.get("k", sql.read) == "old"
+    clock.advance(900.0)
+    with pytest.raises(Unavailable):
+        await memory.get("k", sql.read)
