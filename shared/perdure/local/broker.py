@@ -10,8 +10,10 @@ from perdure.bus import canary
 from perdure.bus.connection import Bus
 from perdure.clock import Clock
 from perdure.errors import Unavailable
+from perdure.ids import Tenant
 from perdure.local.child import DEATHS, Deaths
-from perdure.local.server import NatsServer
+from perdure.local.folder import DataFolder, NatsFile, OperatorFile
+from perdure.local.server import Credential, NatsServer
 
 log = logs.get(__name__)
 
@@ -26,7 +28,8 @@ class BrokerWatch:
     """`run` watches a started server until `stop`. A write error of the disk kills one stream until a restart, and only
     the full `/healthz` or an append there tells. Each second it is asked, and with `bus` (the supervisor's connection)
     a canary is appended, to one stream after the other, to the same one again after a miss: two misses in a row, with
-    room on the disk, restart the broker.
+    room on the disk, restart the broker. Where somebody else has taken its port meanwhile it takes another one, and
+    `moved` says so: nobody who knows the old one will find it again.
     """
 
     def __init__(
@@ -36,12 +39,13 @@ class BrokerWatch:
         *,
         changed: Callable[[], None],
         gave_up: Callable[[str], None],
+        moved: Callable[[], None] | None = None,
         bus: Bus | None = None,
     ) -> None:
         self._server, self._clock, self._bus = server, clock, bus
         self._canaries = canary.subjects()
         self._next = next(self._canaries)
-        self._changed, self._gave_up = changed, gave_up
+        self._changed, self._gave_up, self._moved = changed, gave_up, moved
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -91,6 +95,10 @@ class BrokerWatch:
 
     def _start(self) -> None:
         """On this thread, the main one: the broker is told to end with the thread that started it."""
+        displaced = self._moved is not None and self._server.displaced()
+        if displaced:
+            log.warning("somebody else has the broker's port, it takes another", was=self._server.url)
+            self._server.move()
         try:
             self._server.start()
         except Unavailable as exc:
@@ -98,3 +106,12 @@ class BrokerWatch:
         else:
             log.info("broker started again", pid=self._server.pid)
         self._changed()
+        if displaced and self._moved is not None:
+            self._moved()
+
+
+def tell(folder: DataFolder, server: NatsServer, watcher: Credential, tenant: Tenant, database: str) -> None:
+    """Write down where the broker is, who may follow `tenant` there, and what an operator needs."""
+    folder.write_nats(NatsFile(server.url, watcher.user, watcher.password, f"_INBOX.{tenant}"))
+    operator = server.credentials["sweeper"]
+    folder.write_operator(OperatorFile(server.url, operator.user, operator.password, database))

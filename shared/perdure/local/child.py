@@ -143,6 +143,16 @@ async def _wait(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
+async def either(*events: asyncio.Event) -> None:
+    """Wait for the first of `events`."""
+    tasks = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
 def reserve(address: Address) -> socket.socket:
     """A port that stays ours while processes that listen on it come and go; raises OSError where it is taken.
 

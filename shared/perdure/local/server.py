@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -178,6 +179,14 @@ class NatsServer:
         self.stop()
         raise Unavailable(f"nats-server did not start: {self._last_words()}")
 
+    def displaced(self) -> bool:
+        """Whether somebody else listens where this server did; it does not run."""
+        return not self.running and any(_taken(port) for port in (self._port, self._http_port) if port > 0)
+
+    def move(self) -> None:
+        """Take free ports at the next start, as at the first one. Whoever knows `url` has to be told anew."""
+        self._port = self._http_port = -1
+
     def healthy(self) -> bool:
         """Whether the full `/healthz` says 200: listening, and every stream can be written."""
         connection = http.client.HTTPConnection("127.0.0.1", self._http_port, timeout=1.0)
@@ -270,6 +279,16 @@ def _user(credential: Credential, rights: Rights) -> str:
 
 def _port(url: str) -> int:
     return int(url.rsplit(":", 1)[1])
+
+
+def _taken(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what only lingers is not in the way
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
 
 
 def _die_with(parent: int) -> None:

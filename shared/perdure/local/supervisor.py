@@ -2,7 +2,8 @@
 
 Start: lock, broker, database, first key, then gateway, runners and sweeper; ready when each of them says so. End: the
 gateway takes nothing more, the runners let their steps end, the sweeper stops, the broker is last. A child that dies is
-started again; one that cannot live ends everything, loudly. A supervisor that is killed takes all of them along.
+started again; one that cannot live ends everything, loudly. Where the broker had to take another port, all of them are
+started anew on it. A supervisor that is killed takes all of them along.
 """
 
 import asyncio
@@ -27,13 +28,11 @@ from perdure.db import migrate, principals
 from perdure.db.engine import open_database
 from perdure.errors import Conflict, Unavailable
 from perdure.ids import Tenant
-from perdure.local.broker import BrokerWatch
-from perdure.local.child import Child, address_of, reserve
+from perdure.local.broker import BrokerWatch, tell
+from perdure.local.child import Child, address_of, either, reserve
 from perdure.local.folder import (
     ClientFile,
     DataFolder,
-    NatsFile,
-    OperatorFile,
     StartRefused,
     UpFile,
     read_client,
@@ -107,16 +106,15 @@ class Supervisor:
                 )
                 stack.callback(self._server.stop)
                 self._server.start()
-                watcher = self._server.credentials[WATCHER]
-                self._folder.write_nats(NatsFile(self._server.url, watcher.user, watcher.password, f"_INBOX.{TENANT}"))
-                operator = self._server.credentials["sweeper"]
-                self._folder.write_operator(
-                    OperatorFile(self._server.url, operator.user, operator.password, self._database)
-                )
+                tell(self._folder, self._server, self._server.credentials[WATCHER], TENANT, self._database)
                 log.info("broker started", pid=self._server.pid, url=self._server.url)
             key = await self._prepare()
-            self._children = [self._child(*spec, stack) for spec in self._services(address)]
-            await self._supervise(key)
+            said = False
+            while not self._service.stopping.is_set():
+                with ExitStack() as ports:
+                    self._children = [self._child(*spec, ports) for spec in self._services(address)]
+                    await self._supervise(None if said else key, silent=said)
+                said = True
 
     async def _prepare(self) -> str | None:
         """Bring what an older version left to this one's: database, streams, first key, client's file. The key, if it
@@ -220,14 +218,20 @@ class Supervisor:
             gave_up=self._give_up,
         )
 
-    async def _supervise(self, key: str | None) -> None:
-        stopping = self._service.stopping
+    async def _supervise(self, key: str | None, *, silent: bool) -> None:
+        """Keep everything alive until the end, or until the broker is elsewhere: then everything here is gone too."""
+        over, moved = self._service.stopping, asyncio.Event()
         async with AsyncExitStack() as stack:
             watch: BrokerWatch | None = None
             if self._server is not None:
                 bus = await stack.enter_async_context(self._connect(self._server, "supervisor"))
                 watch = BrokerWatch(
-                    self._server, self._service.clock, changed=self._write_up, gave_up=self._give_up, bus=bus
+                    self._server,
+                    self._service.clock,
+                    changed=self._write_up,
+                    gave_up=self._give_up,
+                    moved=moved.set,
+                    bus=bus,
                 )
             http = await stack.enter_async_context(aiohttp.ClientSession())
             group = await stack.enter_async_context(asyncio.TaskGroup())
@@ -236,20 +240,36 @@ class Supervisor:
             for child in self._children:
                 group.create_task(child.run())
             try:
-                if await self._until_ready(http):
+                if await self._until_ready(http, moved):
                     self._service.ready = True
-                    self._say(Ready(self._url, PROFILES[self._options.profile], self._folder.path, key))
-                await stopping.wait()
+                    if not silent:
+                        self._say(Ready(self._url, PROFILES[self._options.profile], self._folder.path, key))
+                await either(over, moved)
             finally:
-                await self._drain()
-                if watch is not None:
+                if watch is not None and moved.is_set():
                     watch.stop()
+                if moved.is_set() and not over.is_set():
+                    await self._abandon()
+                else:
+                    await self._drain()
+                    if watch is not None:
+                        watch.stop()
 
-    async def _until_ready(self, http: aiohttp.ClientSession) -> bool:
-        """Wait until every service says ready; False when the end came first."""
+    async def _abandon(self) -> None:
+        """End services that cannot reach the broker any more: there is nothing that they could still hand on."""
+        assert self._server is not None  # it has moved
+        log.warning("services restarted", broker=self._server.url)
+        self._service.ready = False
+        for child in self._children:
+            child.kill()
+        await asyncio.gather(*(child.stop() for child in self._children))
+        tell(self._folder, self._server, self._server.credentials[WATCHER], TENANT, self._database)
+
+    async def _until_ready(self, http: aiohttp.ClientSession, moved: asyncio.Event) -> bool:
+        """Wait until every service says ready; False when the end came first, or the broker moved."""
         clock, stopping = self._service.clock, self._service.stopping
         warn_at = clock.monotonic() + WARN_SECONDS
-        while not stopping.is_set():
+        while not stopping.is_set() and not moved.is_set():
             waiting = [child.name for child in self._children if not await child.ready(http)]
             if not waiting:
                 return True
