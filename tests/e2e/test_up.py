@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from perdure.cli.examples import example
-from perdure.client import Client
+from perdure.client import Client, HumanRequest, JobCancelled, NeedsPerson, Reply
 from perdure.errors import NotFound
 from perdure.local.launch import UpFailed, UpProcess, launched
 from perdure.testing import whole
@@ -198,3 +201,57 @@ async def run_cli(arguments: list[str], environ: dict[str, str]) -> "subprocess.
     async with asyncio.timeout(60):
         out, err = await process.communicate()
     return subprocess.CompletedProcess(arguments, process.returncode or 0, out.decode(), err.decode())
+
+
+async def test_a_broker_whose_port_was_taken_comes_back_on_another_and_everything_with_it(
+    up: Up, eventually: Eventually
+) -> None:
+    async with up() as running, whole.client_of(running) as client:
+        job = await whole.submit(client, FLOW, "hello")
+        await whole.events(client, job, until="suspended")
+        before, first = json.loads((running.data / "nats.json").read_text()), running.processes()
+        port = int(before["url"].rpartition(":")[2])
+        with socket.socket() as thief:
+            thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+            def stolen() -> bool:
+                try:
+                    thief.bind(("127.0.0.1", port))
+                except OSError:
+                    return False
+                thief.listen()
+                return True
+
+            os.kill(first["nats"], signal.SIGKILL)
+            async with asyncio.timeout(10):
+                while not stolen():  # noqa: ASYNC110  # quicker than the supervisor, so without any pause
+                    await asyncio.sleep(0)
+            await eventually(
+                lambda: set(now := running.processes()) == NAMES and not set(now.values()) & set(first.values()),
+                within_seconds=60,
+            )
+            assert json.loads((running.data / "nats.json").read_text())["url"] != before["url"]
+            await approve(client, job)
+            assert (await whole.events(client, job))[-1].type == "job.completed"
+            assert await running.stop() == 0
+
+
+async def test_a_job_is_run_to_its_outputs_by_one_call_or_to_the_error_that_says_how_it_ended(up: Up) -> None:
+    shown: list[str] = []
+
+    async def approve_it(request: HumanRequest) -> Reply:
+        shown.append(request.title)
+        return Reply(action="approve")
+
+    async with up() as running, whole.client_of(running) as client:
+        await client.push_flow(FLOW["name"], dict(FLOW))
+        outputs = await client.run(FLOW["name"], "hello", on_request=approve_it, timeout=60)
+        assert "hello" in outputs["post"]
+        assert shown == ["Publish this?"]
+        with pytest.raises(NeedsPerson) as asks:
+            await client.run(FLOW["name"], "hello", timeout=60)
+        [request] = asks.value.job.requests
+        assert request.title == "Publish this?"
+        await client.cancel(asks.value.job.id)
+        with pytest.raises(JobCancelled):
+            await client.result(asks.value.job.id, timeout=60)

@@ -13,7 +13,7 @@ from perdure.cli.session import Exit, Printer, exit_of_status
 from perdure.client import Client, EventStream, Frame, decode
 from perdure.core import event as ev
 from perdure.core.event import TERMINAL, Status
-from perdure.errors import Conflict
+from perdure.errors import Conflict, Expired
 
 
 class Wish(Struct, frozen=True):
@@ -114,8 +114,8 @@ class _Shown:
                 await ask_on_terminal(self._client, self._printer, request.id)
             else:
                 return False
-        except Conflict as exc:
-            if exc.code not in ("already-answered", "request-withdrawn"):
+        except (Conflict, Expired) as exc:
+            if exc.code not in ("already-answered", "request-withdrawn", "request-expired"):
                 raise
             self._printer.hint(f"{request.id}: {exc}")  # somebody was quicker, or this is told again
         return True

@@ -2,6 +2,7 @@
 
 from perdure.client.events import Delta, Event, EventStream, Frame, StreamGap, UnknownEvent, decode
 from perdure.client.http import Client
+from perdure.client.outcome import JobCancelled, JobEnded, JobFailed, JobTimedOut, NeedsPerson, Reply, WaitTimeout
 from perdure.client.problem import ApiError
 from perdure.client.records import Answered, Flow, HumanRequest, Job, Key, NewKey, Page, QueueDepth, Runner
 
@@ -16,12 +17,19 @@ __all__ = [
     "Frame",
     "HumanRequest",
     "Job",
+    "JobCancelled",
+    "JobEnded",
+    "JobFailed",
+    "JobTimedOut",
     "Key",
+    "NeedsPerson",
     "NewKey",
     "Page",
     "QueueDepth",
+    "Reply",
     "Runner",
     "StreamGap",
     "UnknownEvent",
+    "WaitTimeout",
     "decode",
 ]

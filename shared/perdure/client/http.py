@@ -1,12 +1,11 @@
 """The client of one gateway: one method a route."""
 
 from perdure.client.flows import FlowCalls
-from perdure.client.jobs import JobCalls
 from perdure.client.operate import OperatorCalls
-from perdure.client.people import InboxCalls
+from perdure.client.outcome import OutcomeCalls
 
 
-class Client(JobCalls, InboxCalls, FlowCalls, OperatorCalls):
+class Client(OutcomeCalls, FlowCalls, OperatorCalls):
     """The client of one gateway; an async context manager: `async with Client(url, key) as client`.
 
     Errors are those of `perdure.errors`: Invalid, Unauthenticated, Forbidden, NotFound, Conflict, Expired,
