@@ -26,7 +26,7 @@ from perdure_sweeper.projector import BATCH, Projector
 from perdure_sweeper.sweep import every, repeat
 
 WAIT_SECONDS: Final = 0.3
-SETTLE_SECONDS: Final = 0.2  # the rows of a busy shard are written together, five times a second
+SETTLE_SECONDS: Final = 0.4  # the rows of a busy shard are written together, a few times a second
 RETENTION_SECONDS: Final = 60.0
 CANARY_SECONDS: Final = 3600.0
 LOOK_SECONDS: Final = 600.0  # how often it is asked whether a daily duty is due
