@@ -131,7 +131,9 @@ async def test_commands_on_jobs_and_flows(
         assert len((tmp_path / f"{job}.jsonl").read_bytes().splitlines()) == len(events)
 
 
-async def test_commands_of_operators(up: Up, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+async def test_commands_of_operators(
+    up: Up, eventually: Eventually, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
     async with up() as running:
         shell = Shell(running.data, capsysbinary)
         [made] = await shell("keys", "create", "ci", "--service", "ci", "--scope", "read")
@@ -157,6 +159,10 @@ async def test_commands_of_operators(up: Up, capsysbinary: pytest.CaptureFixture
         assert tenants["main"] is None
         assert tenants["other"] is not None
 
+        async def registered() -> bool:
+            return len(await shell("runners", "list")) == 1
+
+        await eventually(registered)
         [runner] = await shell("runners", "list")
         assert (runner["status"], runner["queues"]) == ("up", ["default"])
         assert {row["queue"] for row in await shell("queues")} == {"default"}

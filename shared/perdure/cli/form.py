@@ -93,7 +93,12 @@ def fill(printer: Printer, request: HumanRequest) -> Reply:
 
 
 def confirm(printer: Printer, request: HumanRequest, reply: Reply) -> None:
-    """Show what was changed in the proposal and ask whether to go on. Raises Invalid where the person says no."""
+    """Show what was changed in the proposal and ask whether to go on; nothing where nothing was changed and the action
+    is no dangerous one. Raises Invalid where the person says no.
+    """
+    danger = any(action.id == reply.action and action.style == "danger" for action in request.actions)
+    if reply.proposal is msgspec.UNSET and not danger:
+        return
     if reply.proposal is not msgspec.UNSET:
         printer.text("\n".join(changes(request.proposal, reply.proposal)))
     if not Confirm.ask(safe(f"{reply.action}: {request.title}: go on?"), default=True, console=printer.out):
@@ -109,12 +114,13 @@ def changes(before: object, after: object) -> list[str]:
 def _edited(printer: Printer, request: HumanRequest) -> Any:  # Any: user value
     """The proposal with the parts edited that may be; UNSET where nothing was."""
     pointers = request.editable or ()
-    if not pointers or not Confirm.ask("edit the proposal first?", default=False, console=printer.out):
+    what = "the text" if isinstance(request.proposal, str) else "the proposal"
+    if not pointers or not Confirm.ask(f"edit {what} first?", default=False, console=printer.out):
         return msgspec.UNSET
     edited = request.proposal
     for pointer in pointers:
         before = at(edited, pointer)
-        text = _ask(printer, pointer or "proposal", _typed(before))
+        text = _ask(printer, pointer or "text", _typed(before))
         edited = replaced(edited, pointer, text if isinstance(before, str) else _decoded(pointer, text))
     return msgspec.UNSET if edited == request.proposal else edited
 
