@@ -168,7 +168,7 @@ def _faults(request: ev.Request, answer: Answer) -> list[Fault]:
     action = next((a for a in request.actions if a.id == answer.action), None)
     if action is None:
         return [Fault("unknown-action", "is none of the request's actions", pointer="/action")]
-    found = _payload_faults(request, action, answer)
+    found = payload_faults(request.response_schema, action, _payload(request, answer))
     if COMMENT in (action.requires or ()) and not (answer.comment or "").strip():
         found.append(Fault("missing", "this action needs a comment", pointer="/comment"))
     if request.proposal_digest is None:
@@ -181,12 +181,13 @@ def _faults(request: ev.Request, answer: Answer) -> list[Fault]:
     return found
 
 
-def _payload_faults(request: ev.Request, action: ev.Action, answer: Answer) -> list[Fault]:
-    """`response_schema` always holds; `requires` of the action stands in the place of its `required`."""
-    payload = _payload(request, answer)
+def payload_faults(response_schema: dict[str, Any] | None, action: ev.Action, payload: Any) -> list[Fault]:
+    """What is wrong with the payload of an answer: the schema always holds; `requires` of the action stands in the
+    place of its `required`.
+    """
     wanted = None if action.requires is None else [name for name in action.requires if name != COMMENT]
-    if request.response_schema is not None:
-        rule = dict(request.response_schema)
+    if response_schema is not None:
+        rule = dict(response_schema)
         if wanted is not None:
             rule["required"] = wanted
         return schema.faults(rule, payload, "/payload")

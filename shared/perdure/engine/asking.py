@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import UNSET, Struct
+from msgspec.structs import replace
 
 from perdure.core import event as ev
 from perdure.core import schema
@@ -14,11 +15,11 @@ from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant, later
 from perdure.core.journal import Entry
 from perdure.core.machine import JobState
-from perdure.core.request import proposal_digest
+from perdure.core.request import payload_faults, proposal_digest
 from perdure.engine.branches import Branch
 from perdure.engine.calls import Call
 from perdure.engine.values import UNSHAPED, plain, shaped
-from perdure.errors import Malformed, RequestExpired, RequestWithdrawn
+from perdure.errors import Invalid, Malformed, RequestExpired, RequestWithdrawn
 from perdure.ids import request_id
 
 if TYPE_CHECKING:
@@ -80,8 +81,8 @@ def asking(
     expires_in: float | timedelta | None,
     on_timeout: ev.OnTimeout | None,
 ) -> Asking:
-    """The checked arguments of `ctx.ask`. Raises Malformed, Invalid for a schema that is none; TooLarge when they do
-    not fit into an event together.
+    """The checked arguments of `ctx.ask`. Raises Malformed, Invalid for a schema that is none or an answer of the
+    time-out that its schema refuses; TooLarge when they do not fit into an event together.
     """
     offered = (
         _ACTIONS[kind] if actions is None else tuple(ev.Action(id=a) if isinstance(a, str) else a for a in actions)
@@ -96,6 +97,11 @@ def asking(
     for name, rule in (("response_schema", response_schema), ("proposal_schema", proposal_schema)):
         if rule is not None:
             schema.check_schema(rule, f"/{name}")  # by one that is none every answer would be refused
+    if on_timeout is not None and on_timeout.do == "answer":
+        given = {} if on_timeout.payload is None and response_schema is not None else on_timeout.payload
+        faults = payload_faults(response_schema, offered[ids.index(on_timeout.action or "")], given)
+        if faults:  # found now and not in three days, when nobody is there
+            raise Invalid([replace(f, pointer=f"/on_timeout{f.pointer}") for f in faults], "invalid-answer")
     shown = None if proposal is UNSET else plain(proposal)
     # What cannot leave the event is bounded together; the proposal and the answer of a time-out may become blobs.
     encode_value([title, message, proposal_schema, response_schema, defaults], INLINE_VALUE_BYTES)

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from perdure.core import codec, journal
 from perdure.core import event as ev
-from perdure.core import journal
 from perdure.core.alarm import grace_end
 from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant, later
@@ -16,6 +16,7 @@ from perdure.errors import CodeChanged, Malformed
 from perdure.ids import Digest
 
 MAX_WAITING: Final = 200
+MAX_WAITING_BYTES: Final = 128 * 1024  # of names and paths together, so that the event always fits
 RESULT: Final = "result"  # the output that a returned value is, where the workflow named none
 
 
@@ -42,14 +43,21 @@ def terminal(
 
 
 def asleep(calls: Iterable[Call]) -> ev.SuspendedData:
-    """The suspension of a job whose branches all wait in `calls`: the earliest MAX_WAITING, and how many more."""
+    """The suspension of a job whose branches all wait in `calls`: the earliest that fit, and how many more."""
     waits = [wait for call in calls if (wait := call.waiting()) is not None]
     waits.sort(key=lambda w: (w.until or "~", w.path, w.name or "", w.occurrence or 0))
     if not waits:  # nothing that could ever wake it: look again at once
         return handed_on()
+    kept: list[ev.Waiting] = []
+    size = 0
+    for wait in waits[:MAX_WAITING]:
+        size += len(codec.canonical(wait))
+        if kept and size > MAX_WAITING_BYTES:
+            break
+        kept.append(wait)
     return ev.SuspendedData(
-        waiting=tuple(waits[:MAX_WAITING]),
-        more=max(0, len(waits) - MAX_WAITING),
+        waiting=tuple(kept),
+        more=len(waits) - len(kept),
         wake_at=min((w.until for w in waits if w.until is not None), default=None),
     )
 

@@ -13,7 +13,7 @@ from perdure.core.alarm import due
 from perdure.core.instant import later
 from perdure.core.request import proposal_digest
 from perdure.engine.attempt import Pass
-from perdure.errors import Malformed, TooLarge
+from perdure.errors import Invalid, Malformed, TooLarge
 from perdure.ids import request_id
 from perdure.testing.memory import MemoryJob
 
@@ -258,3 +258,36 @@ async def test_a_request_that_is_too_large_for_an_event_is_raised_where_it_is_as
     job = MemoryJob()
     await job.run(Workflow("flow", body))
     assert job.outputs == {"result": "refused"}
+
+
+@pytest.mark.parametrize(
+    ("then", "schema", "fits"),
+    [
+        (OnTimeout(do="answer", action="go", payload={"note": "late"}), {"required": ["note"]}, True),
+        (OnTimeout(do="answer", action="go", payload={"note": 7}), {"properties": {"note": {"type": "string"}}}, False),
+        (OnTimeout(do="answer", action="go"), {"type": "object", "required": ["note"]}, False),
+        (OnTimeout(do="answer", action="strict"), None, False),
+        (OnTimeout(do="answer", action="strict", payload={"why": "late"}), None, True),
+    ],
+    ids=str,
+)
+async def test_the_answer_of_a_time_out_is_held_to_the_schema_when_it_is_asked(
+    then: OnTimeout, schema: dict[str, Any] | None, fits: bool
+) -> None:
+    async def body(ctx: Context) -> str:
+        actions: list[Action | str] = ["go", Action(id="strict", requires=("why",))]
+        try:
+            answer = await ctx.ask(
+                "go", title="?", actions=actions, response_schema=schema, expires_in=60, on_timeout=then
+            )
+        except Invalid as exc:
+            return str(exc.faults[0].pointer)
+        return f"{answer.action} by time-out"
+
+    job = MemoryJob()
+    while not job.state.terminal:
+        await job.run(Workflow("flow", body))
+        if not job.state.terminal:
+            job.clock.advance(61)
+    said = job.outputs["result"]
+    assert said == f"{then.action} by time-out" if fits else said.startswith("/on_timeout/payload")

@@ -88,6 +88,25 @@ async def test_what_is_waited_for_is_sorted_and_bounded() -> None:
     assert asleep.data.waiting[0].path == "/1.205"
 
 
+async def test_waits_with_long_names_leave_room_in_their_event() -> None:
+    names = ["\U0001f980" * 100 + f"{i:03}" for i in range(200)]
+
+    async def nest(ctx: Context, name: str, depth: int) -> None:
+        if depth:
+            await ctx.gather(nest(ctx, name, depth - 1))
+        else:
+            await ctx.sleep(5000, name=name)
+
+    async def body(ctx: Context) -> None:
+        await ctx.gather(*(nest(ctx, name, 120) for name in names))
+
+    job = MemoryJob()
+    asleep = await job.live(flow(body))
+    assert isinstance(asleep, ev.JobSuspended)
+    assert 0 < len(asleep.data.waiting) < 200
+    assert asleep.data.more == 200 - len(asleep.data.waiting)
+
+
 # -------------------------------------------------------------------------------------------------- being told
 
 
