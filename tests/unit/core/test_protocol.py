@@ -453,17 +453,10 @@ class Life(RuleBasedStateMachine):
         self.every_accepted_answer_is_in_the_log()
 
 
-def test_whatever_fails_in_whatever_order_the_log_stays_good_and_the_job_ends() -> None:
-    SEEN.clear()
-    checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]
-    run_state_machine_as_test(
-        Life,
-        settings=settings(
-            max_examples=600, stateful_step_count=60, deadline=None, derandomize=True, suppress_health_check=checks
-        ),
-    )
-    met = {name for name, times in SEEN.items() if times}
-    assert met >= {
+ROUNDS: Final = 6
+# What a search must have met, or it has tested nothing.
+TO_MEET: Final = frozenset(
+    {
         "zombie append refused",
         "two zombies beside a runner",
         "late append refused",
@@ -482,7 +475,36 @@ def test_whatever_fails_in_whatever_order_the_log_stays_good_and_the_job_ends() 
         "end: completed",
         "end: cancelled",
         "end: failed",
-    }, dict(SEEN)
+    }
+)
+
+
+def test_whatever_fails_in_whatever_order_the_log_stays_good_and_the_job_ends() -> None:
+    """The first search is the same each time, as long as the code is: Hypothesis draws on the constants that it finds
+    there. Where that one has missed a meeting, others look for it; each holds the log to everything.
+    """
+    SEEN.clear()
+    for number in range(ROUNDS):
+        search(derandomize=number == 0)
+        if {name for name, times in SEEN.items() if times} >= TO_MEET:
+            return
+    raise AssertionError(f"never met: {TO_MEET - set(SEEN)}; met: {dict(SEEN)}")
+
+
+def search(*, derandomize: bool) -> None:
+    """Play 600 lives of up to 60 turns."""
+    checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]
+    run_state_machine_as_test(
+        Life,
+        settings=settings(
+            max_examples=600,
+            stateful_step_count=60,
+            deadline=None,
+            derandomize=derandomize,
+            database=None,
+            suppress_health_check=checks,
+        ),
+    )
 
 
 def test_nothing_to_judge_is_fine() -> None:
