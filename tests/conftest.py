@@ -1,6 +1,7 @@
 """What every test may ask for: a real nats-server for the whole run, connections to it, a tenant of its own."""
 
 import asyncio
+import logging
 import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -8,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from perdure.bus.connection import Bus
 from perdure.bus.eventlog import EventLog
@@ -33,6 +35,17 @@ async def _eventually(check: Callable[[], Awaitable[object] | object], within_se
                 await SystemClock().sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"did not come true within {within_seconds} s; the last answer was {last!r}") from None
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """Commands that a test runs in its own process set up the log on a stream that ends with the test."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
