@@ -76,6 +76,8 @@ async def test_on_a_terminal_a_person_is_asked(environ: dict[str, str]) -> None:
         os.write(ours, b"y\n")
         await until("text (")
         os.write(ours, b"edited by a person\n")
+        await until("go on?")
+        os.write(ours, b"y\n")
         await until("SIGTERM ended everything in order")
         assert await process.wait() == 0, said
     finally:

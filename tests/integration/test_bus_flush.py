@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from perdure.bus.connection import Bus
 from perdure.local.server import NatsServer
 from perdure.testing.servers import connect, frozen
@@ -26,3 +28,25 @@ async def test_a_connection_hears_on_after_a_flush_that_was_cancelled_or_ran_out
 
 async def answers(bus: Bus) -> None:
     assert b'"name":"WORK"' in await bus.ask("$JS.API.STREAM.INFO.WORK", b"")
+
+
+async def test_a_flush_asks_behind_what_was_sent_before_it(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nats-py writes its ping at once and leaves commands to a task of its own: alone it would overtake them."""
+    wire: list[bytes] = []
+    transport = bus.nc._transport
+    assert transport is not None
+    write, writelines = transport.write, transport.writelines
+
+    def written(payload: bytes) -> None:
+        wire.append(payload)
+        write(payload)
+
+    def lines_written(payload: list[bytes]) -> None:
+        wire.extend(payload)
+        writelines(payload)
+
+    monkeypatch.setattr(transport, "write", written)
+    monkeypatch.setattr(transport, "writelines", lines_written)
+    await bus.nc._send_command(b"SUB inbox.nobody.request 4711\r\n")  # its flusher has not had its turn yet
+    await bus.flush()
+    assert wire == [b"SUB inbox.nobody.request 4711\r\n", b"PING\r\n"]

@@ -20,7 +20,7 @@ from nats.aio.subscription import Subscription
 from nats.protocol.parser import AUTHORIZATION_VIOLATION
 
 from perdure import log as logs
-from perdure.bus.natspy import Pong, cancellable, close, given_up
+from perdure.bus.natspy import Pong, cancellable, close, given_up, ping
 from perdure.clock import SystemClock
 from perdure.errors import OutcomeUnknown, PerdureError, TooLarge, Unauthenticated, Unavailable
 
@@ -188,7 +188,7 @@ class Bus:
             with cancellable():
                 async with asyncio.timeout(within):
                     pong = Pong()
-                    await self.nc._send_ping(pong)  # what `nc.flush` does, with a future that may be given up
+                    await ping(self.nc, pong)
                     await pong
         except (nats.errors.Error, TimeoutError, OSError) as exc:
             raise Unavailable("the broker does not answer") from exc

@@ -21,6 +21,17 @@ class Pong(asyncio.Future[bool]):
             super().set_result(result)
 
 
+async def ping(nc: Client, pong: Pong) -> None:
+    """Ask for `pong` behind everything that was sent before. nats-py writes its PING past the commands that wait for
+    its flusher: without this the answer says nothing about a subscription or a message of a moment ago.
+    """
+    if nc._transport is not None and nc._pending_data_size > 0:
+        nc._transport.writelines(nc._pending[:])
+        nc._pending = []
+        nc._pending_data_size = 0
+    await nc._send_ping(pong)  # what `nc.flush` does, with a future that may be given up
+
+
 @contextlib.contextmanager
 def cancellable() -> Iterator[None]:
     """Raise the cancellation that nats-py lost: `wait_for` of Python 3.11 swallows one that meets the answer."""

@@ -299,8 +299,8 @@ async def test_another_version_of_the_api_is_refused(gateway: Gateway) -> None:
 
 
 async def test_a_method_that_is_none_says_which_are(gateway: Gateway) -> None:
-    for path, allowed in (("/api/jobs", "GET, POST"), ("/api/flows/echo", "GET, PUT"), ("/livez", "GET")):
-        for method in ("DELETE", "PATCH", "HEAD"):
+    for path, allowed in (("/api/jobs", "GET, POST"), ("/api/flows/echo", "DELETE, GET, PUT"), ("/livez", "GET")):
+        for method in {"DELETE", "PATCH", "HEAD"} - set(allowed.split(", ")):
             refused = await gateway.client.call(method, path)
             assert (refused.status, refused.headers["Allow"]) == (405, allowed)
 

@@ -204,7 +204,11 @@ async def test_one_of_three_is_frozen_in_the_middle_and_comes_back(
             await second.put(None)
             await eventually(lambda: told(second))
     await work.exactly_once()
-    assert await mismatches_but_purged(database, own_eventlog, work, second) == []
+
+    async def projected() -> bool:
+        return await mismatches_but_purged(database, own_eventlog, work, second) == []
+
+    await eventually(projected)
     found = (await examination(settings, Wish(), SystemClock())).findings
     assert [f for f in found if f.area in ("log", "row", "blob")] == []
 
