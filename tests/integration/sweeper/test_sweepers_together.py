@@ -203,12 +203,12 @@ async def test_one_of_three_is_frozen_in_the_middle_and_comes_back(
             second = Work(own_eventlog, own_bus, desk, database, "second")
             await second.put(None)
             await eventually(lambda: told(second))
+
+            async def projected() -> bool:
+                return await mismatches_but_purged(database, own_eventlog, work, second) == []
+
+            await eventually(projected)
     await work.exactly_once()
-
-    async def projected() -> bool:
-        return await mismatches_but_purged(database, own_eventlog, work, second) == []
-
-    await eventually(projected)
     found = (await examination(settings, Wish(), SystemClock())).findings
     assert [f for f in found if f.area in ("log", "row", "blob")] == []
 
