@@ -1,9 +1,9 @@
 """Doorbells: "look at this job". They carry no fact; the log decides what one calls for.
 
 A doorbell is a message of WORK on the subject of its job. It is known by its stream sequence *and* its `ring`: after a
-power cut one replica may hand out a sequence again. Any doorbell may be lost, late or doubled, and whoever rings rings
-after the append that makes the job runnable. An alarm is a doorbell that the broker rings later (ADR-51,
-`at.<job>.<name>`).
+power cut or a kill one replica may hand out a sequence again, and delivers what lies there only when the lease of the
+doorbell that was lost has run out. Any doorbell may be lost, late or doubled, and whoever rings rings after the append
+that makes the job runnable. An alarm is a doorbell that the broker rings later (ADR-51, `at.<job>.<name>`).
 """
 
 import asyncio
