@@ -314,7 +314,7 @@ async def test_a_late_reader_is_told_what_is_open_and_one_that_comes_back_the_re
         assert [f[:2] for f in await take(frames, 2)] == [("4", "attempt.started"), ("4", "delta.reset")]
 
 
-async def live(frames: AsyncIterator[Frame]) -> str | None:
+async def live(frames: AsyncIterator[Shown]) -> str | None:
     """Take frames up to the first delta, heard as it came or restated: from here on the reader is live. Its id."""
     while (frame := await anext(frames)).event != "delta.text":
         continue
