@@ -10,25 +10,22 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.core.graph.catalogue import extended
-from perdure.core.schema import check_schema
 from perdure.engine.components.contract import Component
 from perdure.engine.components.user import load as components
-from perdure.engine.values import UNSHAPED, Shape, input_shape, shape_of
+from perdure.engine.described import Schema, schema_of
+from perdure.engine.values import Shape, input_shape, shape_of
 from perdure.engine.workflow import Workflow, load
-from perdure.errors import Invalid, Malformed
+from perdure.errors import Malformed
 from perdure.ids import Digest
 
 MOST_FLOWS: Final = 500
 MOST_DESCRIPTION_CHARS: Final = 4_000
-
-Schema = dict[str, Any]  # JSON Schema, 2020-12
 
 
 class PythonFlow(Struct, frozen=True, kw_only=True):
@@ -111,7 +108,7 @@ def _flow(workflow: Workflow) -> PythonFlow:
         digest=digest,
         description=description[:MOST_DESCRIPTION_CHARS] if description else None,
         input_schema=_input_schema(workflow),
-        output_schema=schema_of(shape_of(fn), f"the result of {workflow.name}"),
+        output_schema=_described(shape_of(fn), f"the result of {workflow.name}"),
     )
 
 
@@ -119,40 +116,15 @@ def _input_schema(workflow: Workflow) -> Schema | None:
     shape = input_shape(workflow.fn)
     if shape is None:  # the function takes no input: none may be given
         return {"type": "null"}
-    return schema_of(shape, f"the input of {workflow.name}")
+    return _described(shape, f"the input of {workflow.name}")
 
 
-def schema_of(shape: Shape, what: str) -> Schema | None:
-    """The JSON Schema of a type: plain types, msgspec's, dataclasses, pydantic's models; None where nothing is said.
-
-    Raises AppRefused, naming `what`, for a type that has none.
-    """
-    if shape is UNSHAPED:
-        return None
-    nested: dict[str, Any] = {}
+def _described(shape: Shape, what: str) -> Schema | None:
+    """The JSON Schema of a type. Raises AppRefused, naming `what`, for a type that has none."""
     try:
-        schema = _model_schema(shape) or msgspec.json.schema(shape, schema_hook=lambda kind: _nested(kind, nested))
-        if nested:
-            schema = {**schema, "$defs": {**nested, **schema.get("$defs", {})}}
-        check_schema(schema, "")
-    except (TypeError, NotImplementedError, Invalid) as exc:
+        return schema_of(shape)
+    except Malformed as exc:
         raise AppRefused(f"--app: {what} is annotated with {shape!r}, which cannot be JSON") from exc
-    return schema
-
-
-def _model_schema(shape: Shape) -> Schema | None:
-    """What a pydantic model says of itself; None for another type. Importing pydantic would cost everyone its time."""
-    describe: Callable[[], Schema] | None = getattr(shape, "model_json_schema", None)
-    return describe() if callable(describe) else None
-
-
-def _nested(kind: type, nested: dict[str, Any]) -> Schema:
-    """A model inside another type: its definitions move to the root, where its `$ref`s look for them."""
-    schema = _model_schema(kind)
-    if schema is None:
-        raise NotImplementedError(kind.__name__)
-    nested.update(schema.pop("$defs", {}))
-    return schema
 
 
 def _digest(module: str, fn: Callable[..., object]) -> Digest:
