@@ -152,6 +152,37 @@ class OnTimeout(Part, frozen=True, kw_only=True):
     payload_ref: BlobRef | None = None
 
 
+class Quorum(Part, frozen=True, kw_only=True):
+    """`n` distinct users of the pool `of` (None: all assignees) must say the same; a `veto` action settles alone."""
+
+    n: int
+    of: Assignees | None = None
+    veto: tuple[str, ...] = ()
+
+
+class Escalation(Part, frozen=True, kw_only=True):
+    """`after_seconds` after it was asked the request is addressed to `add` too."""
+
+    after_seconds: float
+    add: Assignees
+
+
+class Delegation(Part, frozen=True, kw_only=True):
+    """`by` has handed the right to answer to the user `to` (`user:<name>`)."""
+
+    by: Principal
+    to: Principal
+    at: Instant
+    comment: str | None = None
+
+
+class Wrong(Part, frozen=True, kw_only=True):
+    """Why the answer to an earlier request would not do: of which part of it, and what is wrong."""
+
+    pointer: str
+    detail: str
+
+
 class Request(Part, frozen=True, kw_only=True):
     """What a person is asked, whole. `id` is the job id, `_` and the `seq` of the first asking."""
 
@@ -178,6 +209,15 @@ class Request(Part, frozen=True, kw_only=True):
     on_timeout: OnTimeout | None = None
     reasks: RequestId | None = None
     proposal_ref: BlobRef | None = None
+    forbid_self: bool = False
+    quorum: Quorum | None = None
+    reminders: tuple[float, ...] = ()  # seconds after `asked_at`
+    escalations: tuple[Escalation, ...] = ()
+    escalated: int = 0  # how many of them have acted
+    delegations: tuple[Delegation, ...] = ()
+    ui: dict[str, UserValue] | None = None
+    external_ids: dict[str, str] = {}
+    errors: tuple[Wrong, ...] = ()  # of the answer that is asked for again (`reasks`)
 
 
 class Via(Part, frozen=True, kw_only=True):
@@ -185,6 +225,7 @@ class Via(Part, frozen=True, kw_only=True):
 
     channel: Literal["api", "console", "cli", "link", "langflow", "agui", "timeout"]
     key_id: str | None = None
+    link: str | None = None  # the label of the link that was used
 
 
 class Outcome(Part, frozen=True, kw_only=True):
@@ -328,7 +369,18 @@ class Vote(Part, frozen=True, kw_only=True):
 
     by: Principal
     action: str
-    payload_digest: str
+    payload_digest: str  # over action, payload and proposal: votes add up where it is equal
+    at: Instant | None = None
+    via: Via | None = None
+    comment: str | None = None
+
+
+class Tally(Part, frozen=True, kw_only=True):
+    """How many have said the same."""
+
+    action: str
+    digest: str
+    votes: int
 
 
 class VotedData(Part, frozen=True, kw_only=True):
@@ -343,6 +395,11 @@ class VotedData(Part, frozen=True, kw_only=True):
     via: Via
     comment: str | None = None
     payload_ref: BlobRef | None = None
+    proposal: UserValue = None
+    proposal_digest: str | None = None
+    edited: bool = False
+    proposal_ref: BlobRef | None = None
+    tally: tuple[Tally, ...] = ()
 
 
 class AnsweredData(Part, frozen=True, kw_only=True):
@@ -371,6 +428,8 @@ class ExpiredData(Part, frozen=True, kw_only=True):
     cause: Literal["deadline", "no_quorum"]
     outcome: Outcome
     votes: tuple[Vote, ...] = ()
+    by: Principal | None = None  # who cast the vote after which nobody could agree any more
+    via: Via | None = None
 
 
 class WithdrawnData(Part, frozen=True, kw_only=True):
