@@ -7,19 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perdure.core.event import Action, Assignees, Named, OnTimeout, Usage
+    from perdure.core.event import Action, Assignees, Escalation, Named, OnTimeout, Quorum, Usage, Vote, Wrong
     from perdure.core.retry import NEVER, RetryPolicy
     from perdure.engine.asking import Answer
     from perdure.engine.components.contract import Component, ComponentContext
     from perdure.engine.components.user import component
     from perdure.engine.context import Context
+    from perdure.engine.reask import AskAgain
     from perdure.engine.result import Result
+    from perdure.engine.toolcall import ToolDecision
     from perdure.engine.workflow import Workflow, workflow
     from perdure.errors import (
         Cancelled,
         ChildFailed,
         Closed,
         ConcurrencyError,
+        Invalid,
+        NotApproved,
         PerdureError,
         RequestExpired,
         RequestWithdrawn,
@@ -34,6 +38,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Action": "core.event",
     "Answer": "engine.asking",
+    "AskAgain": "engine.reask",
     "Assignees": "core.event",
     "Cancelled": "errors",
     "ChildFailed": "errors",
@@ -42,10 +47,14 @@ _HOME = {
     "ComponentContext": "engine.components.contract",
     "ConcurrencyError": "errors",
     "Context": "engine.context",
+    "Escalation": "core.event",
+    "Invalid": "errors",
     "NEVER": "core.retry",
     "Named": "core.event",
+    "NotApproved": "errors",
     "OnTimeout": "core.event",
     "PerdureError": "errors",
+    "Quorum": "core.event",
     "RequestExpired": "errors",
     "RequestWithdrawn": "errors",
     "Result": "engine.result",
@@ -54,8 +63,11 @@ _HOME = {
     "StepFailed": "errors",
     "Suspended": "errors",
     "Terminal": "errors",
+    "ToolDecision": "engine.toolcall",
     "Usage": "core.event",
+    "Vote": "core.event",
     "Workflow": "engine.workflow",
+    "Wrong": "core.event",
     "component": "engine.components.user",
     "workflow": "engine.workflow",
 }
@@ -64,6 +76,7 @@ __all__ = [
     "NEVER",
     "Action",
     "Answer",
+    "AskAgain",
     "Assignees",
     "Cancelled",
     "ChildFailed",
@@ -72,9 +85,13 @@ __all__ = [
     "ComponentContext",
     "ConcurrencyError",
     "Context",
+    "Escalation",
+    "Invalid",
     "Named",
+    "NotApproved",
     "OnTimeout",
     "PerdureError",
+    "Quorum",
     "RequestExpired",
     "RequestWithdrawn",
     "Result",
@@ -83,8 +100,11 @@ __all__ = [
     "StepFailed",
     "Suspended",
     "Terminal",
+    "ToolDecision",
     "Usage",
+    "Vote",
     "Workflow",
+    "Wrong",
     "__version__",
     "component",
     "workflow",

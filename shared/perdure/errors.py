@@ -4,7 +4,7 @@ PerdureError ─┬─ NotFound · Forbidden · Unauthenticated · Invalid(fault
               ├─ TailMoved · OutcomeUnknown · Unavailable       adapters: re-read, or retry with a delay
               ├─ Malformed · TooLarge · BrokenLog               never retried
               ├─ UnsupportedVersion · CodeChanged               wait for another runner
-              ├─ Retryable · Terminal                           for authors of steps
+              ├─ Retryable · Terminal ← NotApproved             for authors of steps
               └─ ConcurrencyError                               an author's mistake, with its cure
 Suspended · Cancelled · Interrupted                             BaseException: an `except Exception` lets them by
 Closed                                                          a CancelledError: its race is lost, or its group failed
@@ -172,11 +172,31 @@ class ChildFailed(StepFailed):
 
 
 class RequestExpired(PerdureError):
-    """Raised by `ctx.ask` when its deadline passed and the request says `fail`."""
+    """Raised by `ctx.ask` when it expired and the request says `fail`.
+
+    `cause` is `deadline` or `no_quorum` (those who vote can no longer agree), `votes` are those that were given.
+    """
+
+    def __init__(
+        self, message: str, *, request_id: str | None = None, cause: str = "deadline", votes: Sequence[object] = ()
+    ) -> None:
+        super().__init__(message)
+        self.request_id, self.cause, self.votes = request_id, cause, tuple(votes)
 
 
 class RequestWithdrawn(PerdureError):
-    """Raised by `ctx.ask` when somebody withdrew the request."""
+    """Raised by `ctx.ask` when somebody (`by`, a principal) withdrew the request, with the `reason` that was given."""
+
+    def __init__(self, message: str, *, request_id: str | None = None, by: str | None = None, reason: str = "") -> None:
+        super().__init__(message)
+        self.request_id, self.by, self.reason = request_id, by, reason
+
+
+class NotApproved(Terminal):
+    """What a step is about to act on is not what was approved, or nobody approved it. Trying again does not help."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "not_approved")
 
 
 class ConcurrencyError(PerdureError):

@@ -9,12 +9,13 @@ import pytest
 
 from perdure import Context, Workflow
 from perdure.core import codec
-from perdure.engine import attempt, context, ends
+from perdure.engine import attempt, context, ends, people
 from perdure.testing.memory import MemoryJob
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "reference" / "workflow.md").read_text()
 EXAMPLES: Final = re.findall(r"```python\n(.*?)```\n```json\n(.*?)```", PAGE, re.DOTALL)
 INPUT: Final = re.compile(r"\A# input: (.*)")
+SAID: Final = re.compile(r"^# said: (.*)", re.M)  # the payloads of the answers, in their order
 
 
 def members() -> list[str]:
@@ -43,6 +44,7 @@ async def test_an_example_gives_what_it_says(code: str, wanted: str) -> None:
     (flow,) = [value for value in names.values() if isinstance(value, Workflow)]
     given = INPUT.match(code)
     job = MemoryJob(None if given is None else json.loads(given[1]))
+    said = [json.loads(payload) for payload in SAID.findall(code)]
     for _ in range(20):
         await job.run(flow)
         if job.state.terminal:
@@ -51,7 +53,7 @@ async def test_an_example_gives_what_it_says(code: str, wanted: str) -> None:
         for wait in job.state.suspension.data.waiting:
             match wait.kind:
                 case "input":
-                    job.answer(str(wait.request_id), "approve")
+                    job.answer(str(wait.request_id), "approve", said.pop(0) if said else None)
                 case "signal":
                     job.signal(str(wait.name), f"signal {wait.name}")
                 case "child":
@@ -65,5 +67,5 @@ async def test_an_example_gives_what_it_says(code: str, wanted: str) -> None:
 def test_the_limits_are_those_of_the_code() -> None:
     assert codec.MAX_VALUE_BYTES == 64 * 1024 * 1024
     assert codec.INLINE_VALUE_BYTES == 128 * 1024
-    assert (context.MAX_NAME, context.MAX_OUTPUTS, ends.MAX_WAITING) == (128, 100, 200)
+    assert (people.MAX_NAME, context.MAX_OUTPUTS, ends.MAX_WAITING) == (128, 100, 200)
     assert (attempt.HANG_SECONDS, attempt.CLOSE_SECONDS, attempt.SHORT_WAIT_SECONDS) == (10.0, 5.0, 2.0)

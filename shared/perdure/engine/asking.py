@@ -1,34 +1,33 @@
-"""Asking a person: the request as it is recorded, and what its settlement means to the code that waits."""
+"""What the code asks, and how it was settled: the arguments of `ctx.ask`, checked whole, and the answer it gets."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Generic, Literal, TypedDict, TypeVar
 
-from msgspec import UNSET, Struct
-from msgspec.structs import replace
+from msgspec import UNSET, Struct, convert, to_builtins
 
+from perdure.core import askable, asked
 from perdure.core import event as ev
-from perdure.core import schema
 from perdure.core.codec import INLINE_VALUE_BYTES, encode_value
-from perdure.core.event import AnyEvent
-from perdure.core.instant import Instant, later
-from perdure.core.journal import Entry
-from perdure.core.machine import JobState
-from perdure.core.request import payload_faults, proposal_digest
-from perdure.engine.branches import Branch
-from perdure.engine.calls import Call
-from perdure.engine.values import UNSHAPED, plain, shaped
-from perdure.errors import Invalid, Malformed, RequestExpired, RequestWithdrawn
-from perdure.ids import request_id
+from perdure.core.graph import literal
+from perdure.core.graph.catalogue import BUILTIN
+from perdure.core.graph.faults import Faults
+from perdure.core.jcs import jcs
+from perdure.core.request import proposal_digest
+from perdure.engine.described import form_of
+from perdure.engine.values import UNSHAPED, Shape, plain, shaped
+from perdure.errors import Malformed, NotApproved
 
-if TYPE_CHECKING:
-    from perdure.engine.bench import Bench
-
+T = TypeVar("T")
 RequestKind = Literal["approval", "choice", "input", "tool_call"]
+Who = ev.Assignees | Sequence[str]  # "user:bob", "group:finance", "anyone"
+Duration = float | timedelta
 
-MAX_ACTIONS: Final = 12
-_ACTION_ID: Final = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
+_CHECKED: Final = [
+    port for port in BUILTIN["ask"].inputs if port.name not in ("actions", "proposal", "expires_in_seconds")
+]  # the rest code may say in more ways than a definition
+_FOREVER: Final = 1e12  # seconds; what lies beyond the calendar lasts as long as the job
+REFUSING: Final = ("reject", "respond")  # actions of the kinds' own that approve nothing
 _ACTIONS: Final[dict[RequestKind, tuple[ev.Action, ...]]] = {
     "approval": (ev.Action(id="approve", style="primary"), ev.Action(id="reject", style="danger")),
     "choice": (),
@@ -37,15 +36,56 @@ _ACTIONS: Final[dict[RequestKind, tuple[ev.Action, ...]]] = {
 }
 
 
-class Answer(Struct, frozen=True, kw_only=True):
-    """How a request was settled. `action` is None when it timed out and the code was to go on by itself (`branch`)."""
+class Answer(Struct, Generic[T], frozen=True, kw_only=True):
+    """How a request was settled. `action` is None when it expired and the code was to go on by itself (`branch`).
+
+    `payload` is an instance of the `schema` that was asked for, once what was said is one: an action that requires less
+    than the schema, and a time-out, may leave it plain.
+    """
 
     action: str | None
-    payload: Any = None  # any JSON
+    payload: T
     proposal: Any = None  # as approved: edited, or as it was shown
     comment: str | None = None
-    by: str | None = None  # a principal; None when it timed out
+    by: str | None = None  # a principal; None when it expired
     timed_out: bool = False
+    edited: bool = False  # what was approved is not what the code proposed
+    votes: tuple[ev.Vote, ...] = ()
+    cause: Literal["deadline", "no_quorum"] | None = None  # why it expired
+    digest: str | None = None  # of what was shown; None when nothing was proposed
+    request_id: str | None = None
+
+    def require(self, proposal: object) -> None:
+        """See that exactly `proposal` was approved: call it in the step that acts on it.
+
+        Raises NotApproved, which ends a step for good, when something else was approved, when the action refuses
+        (reject, respond), and when nobody answered or nothing was proposed.
+        """
+        if self.action is None or self.action in REFUSING:
+            raise NotApproved(f"request {self.request_id} was not approved: {self.action or 'nobody answered'}")
+        if self.digest is None:
+            raise NotApproved(f"request {self.request_id} proposed nothing that could be approved")
+        if jcs(plain(proposal)) != jcs(self.proposal):
+            raise NotApproved(f"what was approved with request {self.request_id} is not what is to be acted on")
+
+
+Check = Callable[[Answer[T]], Awaitable[None] | None]
+
+
+class AskOptions(TypedDict, total=False):
+    """What `ctx.ask` and `ctx.approve_tool` take beside the question itself."""
+
+    message: str | None  # CommonMark
+    actions: Sequence[ev.Action | str] | None
+    assignees: Who | None
+    forbid_self: bool
+    quorum: ev.Quorum | int | None
+    expires_in: Duration | None
+    reminders: Sequence[Duration]
+    escalations: Sequence[ev.Escalation] | Mapping[Duration, Sequence[str]]
+    on_timeout: ev.OnTimeout | None
+    ui: dict[str, Any] | None
+    external_ids: Mapping[str, str] | None
 
 
 class Asking(Struct, frozen=True, kw_only=True):
@@ -62,161 +102,154 @@ class Asking(Struct, frozen=True, kw_only=True):
     response_schema: dict[str, Any] | None
     defaults: dict[str, Any] | None
     assignees: ev.Assignees | None
+    forbid_self: bool
+    quorum: ev.Quorum | None
     expires_in: float | None  # seconds
+    reminders: tuple[float, ...]  # seconds
+    escalations: tuple[ev.Escalation, ...]
     on_timeout: ev.OnTimeout | None
+    ui: dict[str, Any] | None
+    external_ids: dict[str, str]
+    shape: Shape  # what the payload is converted to
 
 
 def asking(
     *,
-    kind: RequestKind,
+    asker: str,
+    kind: RequestKind = "approval",
     title: str,
-    message: str | None,
-    actions: Sequence[ev.Action | str] | None,
-    proposal: Any,  # any JSON, UNSET for none
-    proposal_schema: dict[str, Any] | None,
-    editable: Sequence[str] | None,
-    response_schema: dict[str, Any] | None,
-    defaults: dict[str, Any] | None,
-    assignees: ev.Assignees | None,
-    expires_in: float | timedelta | None,
-    on_timeout: ev.OnTimeout | None,
+    message: str | None = None,
+    actions: Sequence[ev.Action | str] | None = None,
+    proposal: Any = UNSET,  # any JSON, UNSET for none
+    proposal_schema: dict[str, Any] | None = None,
+    editable: Sequence[str] | None = None,
+    response_schema: dict[str, Any] | None = None,
+    schema: Shape = None,
+    defaults: dict[str, Any] | None = None,
+    assignees: Who | None = None,
+    forbid_self: bool = False,
+    quorum: ev.Quorum | int | None = None,
+    expires_in: Duration | None = None,
+    reminders: Sequence[Duration] = (),
+    escalations: Sequence[ev.Escalation] | Mapping[Duration, Sequence[str]] = (),
+    on_timeout: ev.OnTimeout | None = None,
+    ui: dict[str, Any] | None = None,
+    external_ids: Mapping[str, str] | None = None,
 ) -> Asking:
-    """The checked arguments of `ctx.ask`. Raises Malformed, Invalid for a schema that is none or an answer of the
-    time-out that its schema refuses; TooLarge when they do not fit into an event together.
+    """The checked arguments of `ctx.ask`. `asker` is the principal for whom the job runs.
+
+    Raises Invalid (`invalid-request`) naming every argument that cannot be by its JSON Pointer; Malformed for values
+    that are no JSON, TooLarge when they do not fit into an event together.
     """
+    faults = Faults()
+    wait = None if expires_in is None else seconds(expires_in)
+    if wait is not None and not wait >= 0:  # NaN is not either
+        faults.add("/expires_in", "out-of-range", "must not lie in the past")
+        wait = None
+    if schema is not None:
+        if response_schema is not None:
+            faults.add("/response_schema", "not-allowed", "the schema says it already")
+        response_schema = form_of(schema)
     offered = (
-        _ACTIONS[kind] if actions is None else tuple(ev.Action(id=a) if isinstance(a, str) else a for a in actions)
+        _ACTIONS.get(kind, ()) if actions is None else [ev.Action(id=a) if isinstance(a, str) else a for a in actions]
     )
-    ids = [a.id for a in offered]
-    if not 1 <= len(ids) <= MAX_ACTIONS or len(set(ids)) < len(ids) or not all(map(_ACTION_ID.fullmatch, ids)):
-        raise Malformed(f"a request has 1 to {MAX_ACTIONS} actions with ids of [a-z0-9_-], each once")
-    if on_timeout is not None and on_timeout.do == "answer" and on_timeout.action not in ids:
-        raise Malformed("on_timeout answers with an action that the request does not have")
-    if expires_in is not None and not (seconds := _seconds(expires_in)) >= 0:  # NaN is not either
-        raise Malformed(f"expires_in is {seconds:g} s")
-    for name, rule in (("response_schema", response_schema), ("proposal_schema", proposal_schema)):
-        if rule is not None:
-            schema.check_schema(rule, f"/{name}")  # by one that is none every answer would be refused
-    if on_timeout is not None and on_timeout.do == "answer":
-        given = {} if on_timeout.payload is None and response_schema is not None else on_timeout.payload
-        faults = payload_faults(response_schema, offered[ids.index(on_timeout.action or "")], given)
-        if faults:  # found now and not in three days, when nobody is there
-            raise Invalid([replace(f, pointer=f"/on_timeout{f.pointer}") for f in faults], "invalid-answer")
-    shown = None if proposal is UNSET else plain(proposal)
+    given: dict[str, Any] = {
+        "title": title,
+        "message": message,
+        "kind": kind,
+        "actions": [ev.Action(id=a) if isinstance(a, str) else a for a in offered],
+        "proposal_schema": proposal_schema,
+        "editable": None if editable is None else list(editable),
+        "response_schema": response_schema,
+        "defaults": defaults,
+        "ui": ui,
+        "assignees": assignees,
+        "forbid_self": forbid_self or None,
+        "quorum": {"n": quorum} if isinstance(quorum, int) else quorum,
+        "reminders": list(map(seconds, reminders)) or None,
+        "escalations": _escalations(escalations) or None,
+        "expires_in_seconds": None if wait is None else min(wait, _FOREVER),
+        "on_timeout": None if on_timeout is None else {"do": on_timeout.do, **to_builtins(on_timeout)},
+        "external_ids": external_ids or None,
+    }
+    given = plain({name: value for name, value in given.items() if value is not None})
+    if proposal is not UNSET:
+        given["proposal"] = plain(proposal)
+    _check(given, asker, faults)
+    if not faults and on_timeout is not None and on_timeout.do == "answer":
+        _typed_late(given, schema, faults)
+    if faults:
+        faults.refuse("invalid-request")
     # What cannot leave the event is bounded together; the proposal and the answer of a time-out may become blobs.
-    encode_value([title, message, proposal_schema, response_schema, defaults], INLINE_VALUE_BYTES)
-    encode_value(on_timeout)
+    encode_value([v for name, v in given.items() if name not in ("proposal", "on_timeout")], INLINE_VALUE_BYTES)
+    encode_value(given.get("on_timeout"))
     return Asking(
         kind=kind,
         title=title,
         message=message,
-        actions=offered,
-        proposal=shown,
-        digest=None if proposal is UNSET else proposal_digest(title, message, shown),
-        proposal_schema=proposal_schema,
+        actions=convert(given["actions"], tuple[ev.Action, ...]),
+        proposal=given.get("proposal"),
+        digest=None if proposal is UNSET else proposal_digest(title, message, given["proposal"]),
+        proposal_schema=given.get("proposal_schema"),
         editable=None if editable is None else tuple(editable),
-        response_schema=response_schema,
-        defaults=None if defaults is None else plain(defaults),
-        assignees=assignees,
-        expires_in=None if expires_in is None else _seconds(expires_in),
+        response_schema=given.get("response_schema"),
+        defaults=given.get("defaults"),
+        assignees=None if assignees is None else asked.assigned(given["assignees"]),
+        forbid_self=forbid_self,
+        quorum=_quorum(given.get("quorum")),
+        expires_in=wait,
+        reminders=tuple(given.get("reminders", ())),
+        escalations=tuple(
+            ev.Escalation(after_seconds=item["after_seconds"], add=asked.assigned(item["add"]))
+            for item in given.get("escalations", ())
+        ),
         on_timeout=on_timeout,
+        ui=given.get("ui"),
+        external_ids=given.get("external_ids", {}),
+        shape=UNSHAPED if schema is None else schema,
     )
 
 
-class AskCall(Call):
-    """`ctx.ask`: asks once, resolves by the event that settles the request, whoever appends it."""
-
-    def __init__(self, bench: "Bench", branch: Branch, entry: Entry, what: Asking) -> None:
-        super().__init__(bench, branch, entry)
-        self._entry = entry
-        self._what = what
-        self._request: ev.Request | None = None
-
-    def ready(self, now: Instant) -> bool:
-        return self._request is None
-
-    @property
-    def due(self) -> Instant | None:
-        return self._request.expires_at if self._request is not None else None
-
-    async def perform(self) -> None:
-        await self.bench.append(self._requested, self)
-
-    def _requested(self, job: JobState) -> ev.RequestedData:
-        path, name, occurrence = self._entry.key
-        what, now = self._what, self.bench.port.now()
-        ref = self.bench.port.ref
-        return ev.RequestedData(
-            request=ev.Request(
-                id=request_id(ref.job, job.seq + 1),
-                job_id=ref.job,
-                name=name,
-                occurrence=occurrence,
-                path=path,
-                revision=1,
-                kind=what.kind,
-                title=what.title,
-                message=what.message,
-                asked_at=now,
-                asked_for=self.bench.submitted.owner,
-                actions=what.actions,
-                proposal=what.proposal,
-                proposal_digest=what.digest,
-                proposal_schema=what.proposal_schema,
-                editable=what.editable,
-                response_schema=what.response_schema,
-                defaults=what.defaults,
-                assignees=what.assignees,
-                expires_at=None if what.expires_in is None else later(now, what.expires_in),
-                on_timeout=what.on_timeout,
-            )
-        )
-
-    def hear(self, event: AnyEvent) -> None:
-        match event:
-            case ev.InputRequested(data=asked):
-                self._request = asked.request
-                self.bench.asks[asked.request.id] = self
-            case ev.InputAnswered(data=answer) if self._request is not None:
-                approved = answer.proposal if answer.edited else self._request.proposal
-                self._settled(
-                    Answer(
-                        action=answer.action,
-                        payload=answer.payload,
-                        proposal=approved,
-                        comment=answer.comment,
-                        by=answer.by,
-                    )
-                )
-            case ev.InputExpired(data=expired) if self._request is not None:
-                self._expired(self._request, expired.outcome)
-            case ev.InputWithdrawn(data=withdrawn):
-                self.fail(RequestWithdrawn(f"request {self._entry.key.name} was withdrawn: {withdrawn.reason}"))
-            case _:
-                pass
-
-    def _expired(self, request: ev.Request, outcome: ev.Outcome) -> None:
-        if outcome.do == "fail":
-            self.fail(RequestExpired(f"nobody answered request {request.name} until {request.expires_at}"))
-        else:
-            action = outcome.action if outcome.do == "answer" else None
-            self._settled(Answer(action=action, payload=outcome.payload, proposal=request.proposal, timed_out=True))
-
-    def _settled(self, answer: Answer) -> None:
-        own = {name: shaped(getattr(answer, name), UNSHAPED) for name in ("payload", "proposal")}  # never the log's own
-        self.resolve(
-            Answer(action=answer.action, comment=answer.comment, by=answer.by, timed_out=answer.timed_out, **own)
-        )
-
-    def waiting(self) -> ev.Waiting | None:
-        if self._request is None:
-            return None
-        path, name, occurrence = self._entry.key
-        until = self._request.expires_at
-        return ev.Waiting(
-            kind="input", path=path, name=name, occurrence=occurrence, request_id=self._request.id, until=until
-        )
-
-
-def _seconds(duration: float | timedelta) -> float:
+def seconds(duration: Duration) -> float:
+    """A duration as a number of seconds."""
     return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+
+
+def _check(given: dict[str, Any], asker: str, faults: Faults) -> None:
+    """What an ask node is held to when it is published, and what only code can say."""
+    for port in _CHECKED:
+        if port.name in given:
+            literal.check(port, given[port.name], given, f"/{port.name}", faults)
+    asked.actions(given["actions"], (), "/actions", faults)
+    if "external_ids" in given:
+        asked.external_ids(given["external_ids"], "/external_ids", faults)
+    if "proposal" not in given:
+        for name in ("editable", "proposal_schema"):
+            if name in given:
+                faults.add(f"/{name}", "not-allowed", "there is no proposal")
+    if not faults:
+        askable.check(given, "", faults, asker=asker.removeprefix("user:") if asker.startswith("user:") else None)
+
+
+def _typed_late(given: dict[str, Any], shape: Shape, faults: Faults) -> None:
+    """That the answer of the time-out is an instance, where everything that the type requires is there."""
+    late = given["on_timeout"]
+    action = next(a for a in given["actions"] if a["id"] == late["action"])
+    if shape is not None and "requires" not in action:
+        try:
+            shaped(late.get("payload", {}), shape)
+        except Malformed as exc:
+            faults.add("/on_timeout/payload", "type", str(exc))
+
+
+def _escalations(given: Sequence[ev.Escalation] | Mapping[Duration, Sequence[str]]) -> list[Any]:
+    if isinstance(given, Mapping):
+        return [{"after_seconds": seconds(after), "add": add} for after, add in given.items()]
+    return list(given)
+
+
+def _quorum(given: dict[str, Any] | None) -> ev.Quorum | None:
+    if given is None:
+        return None
+    pool = asked.assigned(given["of"]) if "of" in given else None
+    return ev.Quorum(n=given["n"], of=pool, veto=tuple(given.get("veto", ())))

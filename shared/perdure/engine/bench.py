@@ -15,7 +15,7 @@ from perdure.errors import BrokenLog
 from perdure.ids import RequestId
 
 if TYPE_CHECKING:
-    from perdure.engine.asking import AskCall
+    from perdure.engine.askcall import AskCall
     from perdure.engine.calls import Call
 
 

@@ -5,39 +5,34 @@ All calls that wait are `async def`; nothing happens before the await. Values th
 and `attempt` work, from any task and any thread that carries the step's context variables.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from datetime import timedelta
 from typing import Any, Literal
 
-from msgspec import UNSET
 from msgspec.structs import replace
 
 from perdure.core import event as ev
 from perdure.core import key as keys
 from perdure.core import retry as retrying
 from perdure.core.instant import later
-from perdure.core.journal import CallKind, Entry
-from perdure.core.key import Key
 from perdure.core.retry import RetryPolicy
-from perdure.engine.asking import Answer, AskCall, RequestKind, asking
-from perdure.engine.branches import Branch
+from perdure.engine.asking import seconds
 from perdure.engine.calls import RecordCall, SleepCall
 from perdure.engine.children import STARTING, Child, ChildCall, Priority
-from perdure.engine.derived import Derived
 from perdure.engine.groups import Gather, NodeGroup, Race
+from perdure.engine.people import People
 from perdure.engine.scope import branch_here, run_here
 from perdure.engine.signals import SignalCall
 from perdure.engine.steps import StepCall, Work
 from perdure.engine.values import UNSHAPED, Shape, plain, shape_of, shaped
 from perdure.errors import Malformed
 
-MAX_NAME = 128  # characters
 MAX_OUTPUTS = 100
 
 OutputKind = Literal["text", "data", "table", "message"]
 
 
-class Context(Derived):
+class Context(People):
     """One pass's context. It belongs to one attempt: never keep it."""
 
     # ------------------------------------------------------------------------------------------ calls that wait
@@ -68,59 +63,16 @@ class Context(Derived):
             kwargs=kwargs,
             policy=policy,
             shape=shape_of(fn, returns),
-            timeout_seconds=None if timeout is None else _seconds(timeout),
+            timeout_seconds=None if timeout is None else seconds(timeout),
             output=output,
             component=component,
         )
         return await self._bench.branches.wait(StepCall(self._bench, branch, entry, work))
 
-    async def ask(
-        self,
-        name: str,
-        *,
-        title: str,
-        message: str | None = None,
-        kind: RequestKind = "approval",
-        actions: Sequence[ev.Action | str] | None = None,
-        proposal: Any = UNSET,  # any JSON
-        proposal_schema: dict[str, Any] | None = None,
-        editable: Sequence[str] | None = None,
-        response_schema: dict[str, Any] | None = None,
-        defaults: dict[str, Any] | None = None,
-        assignees: ev.Assignees | None = None,
-        expires_in: float | timedelta | None = None,
-        on_timeout: ev.OnTimeout | None = None,
-    ) -> Answer:
-        """Ask a person, and wait for as long as it takes; the job holds nothing meanwhile.
-
-        `editable` are the JSON Pointers under which the proposal may be changed. Raises RequestExpired when nobody
-        answered within `expires_in` and `on_timeout` says fail (the default), RequestWithdrawn when somebody withdrew
-        the request, Malformed for arguments that make no request.
-        """
-        branch = await self._bench.branches.enter()
-        what = asking(
-            kind=kind,
-            title=title,
-            message=message,
-            actions=actions,
-            proposal=proposal,
-            proposal_schema=proposal_schema,
-            editable=editable,
-            response_schema=response_schema,
-            defaults=defaults,
-            assignees=assignees,
-            expires_in=expires_in,
-            on_timeout=on_timeout,
-        )
-        answer: Answer = await self._bench.branches.wait(
-            AskCall(self._bench, branch, self._entry(branch, "ask", name), what)
-        )
-        return answer
-
     async def sleep(self, duration: float | timedelta, *, name: str = "sleep") -> None:
         """Wait until `duration` (seconds, or a timedelta) after `now()`; the job holds nothing meanwhile."""
         branch = await self._bench.branches.enter()
-        due_at = later(self._bench.journal.now, max(0.0, _seconds(duration)))
+        due_at = later(self._bench.journal.now, max(0.0, seconds(duration)))
         await self._bench.branches.wait(SleepCall(self._bench, branch, self._entry(branch, "sleep", name), due_at))
 
     async def gather(self, *coroutines: Coroutine[Any, Any, Any], return_exceptions: bool = False) -> list[Any]:
@@ -163,7 +115,7 @@ class Context(Derived):
         if len(come) > branch.heard[name]:
             branch.heard[name] += 1
             return shaped(come[branch.heard[name] - 1], UNSHAPED)
-        due_at = None if timeout is None else later(self._bench.journal.now, max(0.0, _seconds(timeout)))
+        due_at = None if timeout is None else later(self._bench.journal.now, max(0.0, seconds(timeout)))
         return await self._bench.branches.wait(SignalCall(self._bench, branch, entry, due_at))
 
     async def child(
@@ -205,7 +157,7 @@ class Context(Derived):
             max_failures=max_failures,
             tags=tags,
         )
-        due_at = None if timeout is None else later(self._bench.journal.now, max(0.0, _seconds(timeout)))
+        due_at = None if timeout is None else later(self._bench.journal.now, max(0.0, seconds(timeout)))
         return await self._bench.branches.wait(ChildCall(self._bench, branch, entry, what, due_at))
 
     async def output(self, name: str, value: Any, *, kind: OutputKind | None = None) -> None:  # any JSON
@@ -270,13 +222,6 @@ class Context(Derived):
         )
         await self._bench.branches.wait(RecordCall(self._bench, branch, entry, data))
 
-    # ------------------------------------------------------------------------------------------ helpers
-
-    def _entry(self, branch: Branch, kind: CallKind, name: str, args_digest: str | None = None) -> Entry:
-        if not name or len(name) > MAX_NAME or not name.isprintable() or name.startswith("$"):
-            raise Malformed(f"a name has 1 to {MAX_NAME} printable characters and does not begin with $")
-        return Entry(kind, Key(branch.path, name, branch.occurrence(name)), args_digest)
-
 
 class _Done:
     """An awaitable that has nothing to wait for."""
@@ -288,7 +233,3 @@ class _Done:
 
 def _policy(max_failures: int | None) -> RetryPolicy:
     return retrying.DEFAULT if max_failures is None else replace(retrying.DEFAULT, max_failures=max_failures)
-
-
-def _seconds(duration: float | timedelta) -> float:
-    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)

@@ -160,21 +160,10 @@ class Interpreter:
 
     async def _ask(self, ctx: Context, node: Node, values: dict[str, UserValue]) -> Ended:
         asked: ask.AskInputs = typed(node.component, ask.AskInputs, values)
-        answer = await ctx.ask(
-            node.id,
-            title=asked.title,
-            message=asked.message,
-            kind=asked.kind,
-            actions=asked.actions,
-            proposal=asked.proposal,
-            proposal_schema=asked.proposal_schema,
-            editable=asked.editable,
-            response_schema=asked.response_schema,
-            defaults=asked.defaults,
-            assignees=asked.assignees,
-            expires_in=asked.expires_in_seconds,
-            on_timeout=asked.on_timeout,
-        )
+        try:
+            answer = await ctx.ask(node.id, **asked.arguments())
+        except Invalid as exc:  # what came by an edge; the rest was checked when the flow was published
+            raise Terminal(f"{node.component} cannot ask: {exc}", code="invalid_input") from exc
         return Ended(ask.ports(asked, answer), ask.decision(asked, answer))
 
     async def _wait(self, ctx: Context, node: Node, values: dict[str, UserValue]) -> Ended:

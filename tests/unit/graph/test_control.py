@@ -197,7 +197,7 @@ async def test_a_form_asks_named_people_and_its_fields_flow_on() -> None:
         ({"assignees": {"user": ["bob"]}}, {("/nodes/0/inputs/assignees/user", "unknown-member")}),
         ({"assignees": {"users": "bob"}}, {("/nodes/0/inputs/assignees/users", "wrong-type")}),
         ({"assignees": {"anyone_with": "read"}}, {("/nodes/0/inputs/assignees/anyone_with", "invalid-value")}),
-        ({"assignees": ["bob"]}, {("/nodes/0/inputs/assignees", "wrong-type")}),
+        ({"assignees": ["bob"]}, {("/nodes/0/inputs/assignees/0", "invalid-value")}),
         (
             {"response_schema": {"properties": {"word": {"type": "string", "format": "password"}}}},
             {("/nodes/0/inputs/response_schema", "not-allowed")},

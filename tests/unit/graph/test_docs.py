@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from perdure.core.graph import literal, shape, spec
+from perdure.core import asked
+from perdure.core.graph import shape, spec
 from perdure.core.graph.catalogue import BUILTIN, DEFAULT_ACTIONS
 from perdure.core.graph.ports import ComponentSpec
 from perdure.engine.components import address, chat_model, completion, endpoint, http_request, outbound
@@ -75,7 +76,7 @@ def test_the_bounds_are_those_of_the_code() -> None:
         f"1 to {shape.MAX_NODES} nodes",
         f"at most {shape.MAX_EDGES:,} edges",
         f"0.1 to {shape.MAX_TIMEOUT_SECONDS:,}",
-        f"1 to {literal.MAX_ACTIONS} of",
+        f"1 to {asked.MAX_ACTIONS} of",
         f"may take {chat_model.TIMEOUT_SECONDS:.0f} s",
         f"{endpoint.ModelEndpoint(url='http://h').read_seconds:.0f} s of silence",
         f"`{shape.FORMAT}`",

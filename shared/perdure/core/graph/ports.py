@@ -35,6 +35,10 @@ LiteralKind = Literal[
     "schema",
     "assignees",
     "on_timeout",
+    "quorum",
+    "reminders",
+    "escalations",
+    "form",
 ]
 OutputKind = Literal["text", "data", "message"]
 Role = Literal["input", "step", "ask", "wait", "subflow", "map"]
@@ -72,7 +76,7 @@ class ComponentSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `role`: an `input` node takes its value from the job's input, a `step` runs a function once; `ask`, `wait`,
     `subflow` and `map` are the engine's own. `output_kind` is the kind of output that a node without successors gives.
     `dynamic` adds ports that depend on a literal: a template has an input for each of its variables, an ask an output
-    for each of its actions, a branch one for each case, a sub-flow and a map have those of what they run.
+    for each of its actions and fields, a branch one for each case, a sub-flow and a map have those of what they run.
     """
 
     name: str
@@ -118,7 +122,9 @@ DEFAULT_ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "tool_call": ("approve", "edit", "reject", "respond"),
     "choice": (),  # its options are what it is for: the definition names them
 }
+RESERVED_PORTS: Final = ("payload", "comment", "timeout")  # the outputs of every ask
 ACTION_ID: Final = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
+FIELD: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)  # what an edge can name
 
 
 def joins(source: PortType, target: PortType) -> bool:
@@ -155,6 +161,7 @@ def outputs_of(
     match component.dynamic:
         case "actions":
             ports = {name: OutputPort(name=name, type="any", branch=True) for name in action_ids(literals)}
+            ports |= {name: OutputPort(name=name, type=kind, branch=True) for name, kind in fields(literals).items()}
         case "cases":
             ports = {name: OutputPort(name=name, type="any", branch=True) for name in case_ids(literals)}
         case "flow":
@@ -194,6 +201,23 @@ def action_ids(literals: Mapping[str, UserValue]) -> tuple[str, ...]:
         kind = literals.get("kind", "approval")
         return DEFAULT_ACTIONS.get(kind, ()) if isinstance(kind, str) else ()
     return _ids(given)
+
+
+def fields(literals: Mapping[str, UserValue]) -> dict[str, PortType]:
+    """The fields of an ask node's form that have a port of their own, with its type.
+
+    One that is called like an action, or like an output that every ask has, can only be had with the whole payload.
+    """
+    rule = literals.get("response_schema")
+    properties = rule.get("properties") if isinstance(rule, dict) else None
+    if not isinstance(properties, dict):
+        return {}
+    taken = (*RESERVED_PORTS, *action_ids(literals))
+    return {
+        name: "text" if isinstance(field, dict) and field.get("type") == "string" else "data"
+        for name, field in properties.items()
+        if name not in taken and FIELD.fullmatch(name)
+    }
 
 
 def case_ids(literals: Mapping[str, UserValue]) -> tuple[str, ...]:

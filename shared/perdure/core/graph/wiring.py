@@ -4,8 +4,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from perdure.core import schema
-from perdure.core.event import UserValue
+from perdure.core import askable
 from perdure.core.graph import literal
 from perdure.core.graph.faults import Faults, pointer
 from perdure.core.graph.nested import reference_of, scope_of
@@ -140,23 +139,10 @@ def _own(node: Node, component: ComponentSpec, wired: Mapping[str, Edge], scope:
 
 
 def _ask(node: Node, faults: Faults) -> None:
-    """That a choice has choices, and that what the node says by itself keeps the schemas that it names."""
-    at, inputs = f"/nodes/{node.index}/inputs", node.inputs
-    if "actions" not in inputs and inputs.get("kind") == "choice":
-        faults.add(f"{at}/actions", "missing", "a choice names its actions")
-    if any(fault.pointer is not None and fault.pointer.startswith(at) for fault in faults.found):
-        return  # what is refused itself is not compared
-    if "proposal" in inputs and "proposal_schema" in inputs:
-        for fault in schema.faults(inputs["proposal_schema"], inputs["proposal"], f"{at}/proposal"):
-            faults.add(fault.pointer or at, fault.code, fault.detail)
-    late = inputs.get("on_timeout")
-    if late is not None and late["do"] == "answer" and "response_schema" in inputs:
-        action: dict[str, UserValue] = next((a for a in inputs.get("actions", ()) if a["id"] == late["action"]), {})
-        rule = inputs["response_schema"] | (
-            {"required": [name for name in action["requires"] if name != "comment"]} if "requires" in action else {}
-        )
-        for fault in schema.faults(rule, late.get("payload", {}), f"{at}/on_timeout/payload"):
-            faults.add(fault.pointer or at, fault.code, fault.detail)
+    """That what the node says goes together."""
+    at = f"/nodes/{node.index}/inputs"
+    if not any(fault.pointer is not None and fault.pointer.startswith(at) for fault in faults.found):
+        askable.check(node.inputs, at, faults)  # what is refused itself is not compared
 
 
 def _flow(node: Node, component: ComponentSpec, scope: Scope, faults: Faults) -> None:

@@ -1,10 +1,11 @@
 """The ask node: what its inputs ask, and which of its ports an answer makes live. The asking itself is `ctx.ask`."""
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 
-from perdure.core.event import Action, Assignees, OnTimeout, UserValue
+from perdure.core.event import Action, OnTimeout, UserValue
+from perdure.core.graph.ports import fields
 
 
 class AskInputs(Struct, frozen=True, kw_only=True):
@@ -19,9 +20,25 @@ class AskInputs(Struct, frozen=True, kw_only=True):
     editable: tuple[str, ...] | None = None
     response_schema: dict[str, UserValue] | None = None
     defaults: dict[str, UserValue] | None = None
-    assignees: Assignees | None = None
+    ui: dict[str, UserValue] | None = None
+    assignees: dict[str, UserValue] | tuple[str, ...] | None = None
+    forbid_self: bool = False
+    quorum: dict[str, UserValue] | None = None
+    reminders: tuple[float, ...] = ()
+    escalations: tuple[dict[str, UserValue], ...] = ()
     expires_in_seconds: float | None = None
     on_timeout: OnTimeout | None = None
+
+    def arguments(self) -> dict[str, Any]:  # of `ctx.ask`, which takes the plain forms of a definition too
+        """What is asked, as `ctx.ask` has it."""
+        given = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {"expires_in": given.pop("expires_in_seconds"), **given}
+
+    @property
+    def literals(self) -> dict[str, UserValue]:
+        """As much of what the definition says as its outputs hang on."""
+        actions = {} if self.actions is None else {"actions": [{"id": action.id} for action in self.actions]}
+        return {"kind": self.kind, "response_schema": self.response_schema, **actions}
 
 
 class Answered(Protocol):
@@ -41,12 +58,14 @@ def ports(inputs: AskInputs, answer: Answered) -> dict[str, UserValue]:
     """The live ports: the action that was taken, what was said with it, or `timeout`.
 
     An action carries the proposal as it was approved, edited or not; where nothing was proposed, the payload. `timeout`
-    carries the proposal as it was asked.
+    carries the proposal as it was asked. Each field of the form that was said is live by itself.
     """
     proposed = inputs.proposal is not UNSET
     if answer.action is None:
         return {"timeout": inputs.proposal if proposed else None}
-    live = {answer.action: answer.proposal if proposed else answer.payload}
+    said = answer.payload if isinstance(answer.payload, dict) else {}
+    live = {name: said[name] for name in fields(inputs.literals) if name in said}
+    live[answer.action] = answer.proposal if proposed else answer.payload
     if answer.payload is not None:
         live["payload"] = answer.payload
     if answer.comment is not None:
