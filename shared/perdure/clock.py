@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from perdure.core.instant import Instant, instant
 
+GOOD_SECONDS: Final = 600.0  # how long the broker's word about its time is believed
 _BOOT: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -19,6 +20,10 @@ class Clock(Protocol):
 
     def broker_now(self) -> Instant:
         """The broker's clock: the one that decides what is due."""
+
+    @property
+    def broker_known(self) -> bool:
+        """Whether the broker has told its time lately. While it has not, nothing may be declared over by its clock."""
 
     def monotonic(self) -> float:
         """Seconds that only rise: durations and the belief in a lease."""
@@ -47,6 +52,10 @@ class SystemClock:
 
     def broker_now(self) -> Instant:
         return instant(self._broker())
+
+    @property
+    def broker_known(self) -> bool:
+        return self._told is not None and self.elapsed() - self._told[1] < GOOD_SECONDS
 
     @property
     def offset(self) -> timedelta:

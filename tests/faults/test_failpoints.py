@@ -50,9 +50,15 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "project.after_read", "project.before_commit", "project.after_commit", "project.after_announce",
     ),
 }  # fmt: skip
-# Walked where their own work is tested: a start of `up`, and what comes days after a job's end.
+# Walked where their own work is tested: a start of `up`, what comes days after a job's end, what people rarely do.
 ELSEWHERE: Final = frozenset(
-    {"migrate.between_steps", "retention.after_scan", "retention.after_archive", "retention.before_purge"}
+    {
+        "migrate.between_steps",
+        "retention.after_scan",
+        "retention.after_archive",
+        "retention.before_purge",
+        "human.after_append",
+    }
 )
 
 

@@ -1,13 +1,15 @@
 """What time decides about a job: what is due now, which alarms a sleeping job needs, when somebody must look again."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.core import event as ev
 from perdure.core.event import AnyData, Status
 from perdure.core.instant import Instant, later
 from perdure.core.machine import JobState
+from perdure.core.standing import joined
 from perdure.ids import RequestId, parse_request_id
 
 HORIZON_SECONDS: Final = 24 * 3600.0  # later instants are the sweeper's, else every job would keep its deadline in WORK
@@ -20,11 +22,19 @@ class Alarm(Struct, frozen=True):
     at: Instant
 
 
+class Reminder(NamedTuple):
+    """The `k`-th reminder (from 1) of an open request falls at `at`."""
+
+    request: ev.Request
+    k: int
+    at: Instant
+
+
 def due(job: JobState, now: Instant) -> AnyData | None:
     """The first thing that time has decided by `now` and that is not in the log yet, as the event to append; else None.
 
     Called again after each append until it says None. The order: a cancel whose grace is over, the job's deadline, then
-    requests and timers by their instant.
+    requests (their escalations, their end) and timers by their instant.
     """
     if job.submitted is None or job.terminal:
         return None
@@ -35,21 +45,77 @@ def due(job: JobState, now: Instant) -> AnyData | None:
         )
     if job.submitted.deadline_at <= now:
         return ev.TimedOutData(deadline_at=job.submitted.deadline_at, fingerprint=fingerprint)
-    late = [(r.expires_at, r.id) for r in job.asked.values() if r.expires_at is not None and r.expires_at <= now]
+    late = [(at, r.id) for r in job.asked.values() if (at := _moves_at(r)) is not None and at <= now]
     timers = [(at, w) for at, w in _timers(job) if at <= now]
     if late and (not timers or min(late)[0] <= min(at for at, _ in timers)):
-        return expiry(job.asked[min(late)[1]])
+        return timed(job.asked[min(late)[1]], now)
     if timers:
         at, wait = min(timers, key=lambda t: (t[0], t[1].path, t[1].name or "", t[1].occurrence or 0))
         return ev.TimerData(name=wait.name or "", occurrence=wait.occurrence or 1, due_at=at, path=wait.path)
     return None
 
 
+def timed(asked: ev.Request, now: Instant) -> ev.RequestedData | ev.ExpiredData | None:
+    """What time has decided about an open request by `now`: first the escalations in their order, then its end."""
+    if (at := _escalates_at(asked)) is not None and at <= now:
+        return escalated(asked)
+    return expiry(asked) if asked.expires_at is not None and asked.expires_at <= now else None
+
+
+def escalated(asked: ev.Request) -> ev.RequestedData:
+    """`asked` as its next escalation states it: addressed to some more."""
+    more = asked.escalations[asked.escalated].add
+    return ev.RequestedData(
+        request=replace(
+            asked,
+            revision=asked.revision + 1,
+            assignees=joined([asked.assignees, more]),
+            escalated=asked.escalated + 1,
+        )
+    )
+
+
 def expiry(request: ev.Request) -> ev.ExpiredData:
     """The event by which `request` ends when nobody answered in time."""
+    return ev.ExpiredData(
+        request_id=request.id, revision=request.revision, cause="deadline", outcome=outcome_of(request)
+    )
+
+
+def outcome_of(request: ev.Request) -> ev.Outcome:
+    """What `request` turns into when nobody answers it, or nobody can any more."""
     then = request.on_timeout or ev.OnTimeout()
-    outcome = ev.Outcome(do=then.do, action=then.action, payload=then.payload, payload_ref=then.payload_ref)
-    return ev.ExpiredData(request_id=request.id, revision=request.revision, cause="deadline", outcome=outcome)
+    return ev.Outcome(do=then.do, action=then.action, payload=then.payload, payload_ref=then.payload_ref)
+
+
+def reminders(job: JobState, after: Instant, upto: Instant) -> tuple[Reminder, ...]:
+    """The reminders of open requests that fall after `after` and not after `upto`, by their instant.
+
+    They leave no event: whoever reminds remembers up to when. None falls at or behind the end of its request.
+    """
+    found = [
+        Reminder(asked, k, at) for asked in job.asked.values() for k, at in _reminds_at(asked) if after < at <= upto
+    ]
+    return tuple(sorted(found, key=lambda r: (r.at, r.request.id, r.k)))
+
+
+def _escalates_at(asked: ev.Request) -> Instant | None:
+    """When the next escalation acts; None when there is none before the request ends."""
+    if asked.escalated >= len(asked.escalations):
+        return None
+    at = later(asked.asked_at, asked.escalations[asked.escalated].after_seconds)
+    return at if asked.expires_at is None or at < asked.expires_at else None
+
+
+def _moves_at(asked: ev.Request) -> Instant | None:
+    """When time decides the next thing about an open request."""
+    return min((i for i in (_escalates_at(asked), asked.expires_at) if i is not None), default=None)
+
+
+def _reminds_at(asked: ev.Request) -> list[tuple[int, Instant]]:
+    """The request's reminders, numbered from 1."""
+    times = [(k, later(asked.asked_at, seconds)) for k, seconds in enumerate(asked.reminders, start=1)]
+    return [(k, at) for k, at in times if asked.expires_at is None or at < asked.expires_at]
 
 
 def grace_end(job: JobState) -> Instant | None:
@@ -102,17 +168,30 @@ def alarms(job: JobState, now: Instant) -> tuple[Alarm, ...]:
         found.append(Alarm("wake", wake))
     if (grace := grace_end(job)) is not None:
         found.append(Alarm("grace", grace))
-    found += [Alarm(f"q{_seq(r.id)}", r.expires_at) for r in job.asked.values() if r.expires_at is not None]
+    for asked in job.asked.values():
+        name = f"q{_seq(asked.id)}"
+        if asked.expires_at is not None:
+            found.append(Alarm(name, asked.expires_at))
+        found += [Alarm(f"{name}-r{k}", at) for k, at in _reminds_at(asked) if at > now]  # those before have rung
+        for k, escalation in enumerate(asked.escalations[asked.escalated :], start=asked.escalated + 1):
+            at = later(asked.asked_at, escalation.after_seconds)
+            if asked.expires_at is None or at < asked.expires_at:
+                found.append(Alarm(f"{name}-e{k}", at))
     limit = later(now, HORIZON_SECONDS)
     return tuple(a for a in found if a.at <= limit)
 
 
-def next_due_at(job: JobState) -> Instant | None:
-    """The earliest instant at which time decides something about an open job, however far: the sweeper's backstop."""
+def next_due_at(job: JobState, reminded: Instant | None = None) -> Instant | None:
+    """The earliest instant at which time decides something about an open job, however far: the sweeper's backstop.
+
+    With `reminded`, up to when somebody has reminded, also the first reminder after that.
+    """
     if job.submitted is None or job.terminal:
         return None
     instants = [job.submitted.deadline_at, _wake(job), grace_end(job)]
-    instants += [r.expires_at for r in job.asked.values()]
+    instants += [_moves_at(r) for r in job.asked.values()]
+    if reminded is not None:
+        instants += [at for r in job.asked.values() for _, at in _reminds_at(r) if at > reminded]
     if job.status is Status.QUEUED:
         instants.append(job.submitted.not_before)
     return min(i for i in instants if i is not None)
@@ -122,7 +201,7 @@ def decides_at(job: JobState) -> Instant | None:
     """The earliest instant from which on `due` says something, None when it never will: soft waits leave no event."""
     if job.submitted is None or job.terminal:
         return None
-    instants = [job.submitted.deadline_at, grace_end(job), *(r.expires_at for r in job.asked.values())]
+    instants = [job.submitted.deadline_at, grace_end(job), *(_moves_at(r) for r in job.asked.values())]
     return min([i for i in instants if i is not None] + [at for at, _ in _timers(job)])
 
 

@@ -27,7 +27,7 @@ VALUES: Final[Mapping[type[AnyData], tuple[tuple[str, ...], ...]]] = {
     ev.OutputData: (("value",),),
     ev.ProgressData: (("data",),),
     ev.RequestedData: (("request", "proposal"), ("request", "on_timeout", "payload")),
-    ev.VotedData: (("payload",),),
+    ev.VotedData: (("payload",), ("proposal",)),
     ev.AnsweredData: (("payload",), ("proposal",)),
     ev.ExpiredData: (("outcome", "payload"),),
     ev.SignalData: (("payload",),),

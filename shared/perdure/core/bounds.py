@@ -1,6 +1,7 @@
 """How much a log may hold: a warning in it at 80 %, its end at the bound. Long loops belong into children.
 
-Only what a running attempt writes is bounded here; what others say to a job is bounded where they say it.
+A running attempt may fill it to the bound. What others say to a job unasked ends earlier, so that nobody can end a job
+by talking to it; what settles something (answers, timers, children's ends) is taken to the last.
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from perdure.core.machine import JobState, status_after
 MAX_EVENTS: Final = 50_000
 MAX_LOG_BYTES: Final = 256 * 1024 * 1024  # without blobs
 WARN_SHARE: Final = 0.8
+DEAF_SHARE: Final = 0.9
 WARNING: Final = "$log"  # the name of the `progress` that warns; no call of a workflow has such a name
 
 
@@ -36,6 +38,11 @@ def warning(job: JobState, size_bytes: int) -> ev.ProgressData | None:
         return None
     text = f"the log is {full:.0%} full: at {MAX_EVENTS} events or {MAX_LOG_BYTES} bytes the job fails"
     return ev.ProgressData(name=WARNING, occurrence=1, done=job.seq, total=MAX_EVENTS, text=text)
+
+
+def deaf(job: JobState, size_bytes: int) -> bool:
+    """Whether a log of `size_bytes` takes no more signals and comments."""
+    return max(job.seq / MAX_EVENTS, size_bytes / MAX_LOG_BYTES) >= DEAF_SHARE
 
 
 def warned(log: Iterable[AnyEvent]) -> bool:

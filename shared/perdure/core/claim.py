@@ -9,9 +9,10 @@ from msgspec import Struct
 
 from perdure.core import event as ev
 from perdure.core.alarm import asleep, due, next_due_at
+from perdure.core.cause import CauseKind
 from perdure.core.event import AnyData, Status
 from perdure.core.instant import Instant
-from perdure.core.machine import CauseKind, JobState, crashes_at_claim
+from perdure.core.machine import JobState, crashes_at_claim
 
 MAX_CRASHES: Final = 5
 SUSPECT_CRASHES: Final = 2

@@ -152,6 +152,14 @@ class OnTimeout(Part, frozen=True, kw_only=True):
     payload_ref: BlobRef | None = None
 
 
+class Via(Part, frozen=True, kw_only=True):
+    """By which channel somebody acted."""
+
+    channel: Literal["api", "console", "cli", "link", "langflow", "agui", "timeout"]
+    key_id: str | None = None
+    link: str | None = None  # the label of the link that was used
+
+
 class Quorum(Part, frozen=True, kw_only=True):
     """`n` distinct users of the pool `of` (None: all assignees) must say the same; a `veto` action settles alone."""
 
@@ -174,6 +182,7 @@ class Delegation(Part, frozen=True, kw_only=True):
     to: Principal
     at: Instant
     comment: str | None = None
+    via: Via | None = None
 
 
 class Wrong(Part, frozen=True, kw_only=True):
@@ -218,14 +227,6 @@ class Request(Part, frozen=True, kw_only=True):
     ui: dict[str, UserValue] | None = None
     external_ids: dict[str, str] = {}
     errors: tuple[Wrong, ...] = ()  # of the answer that is asked for again (`reasks`)
-
-
-class Via(Part, frozen=True, kw_only=True):
-    """By which channel somebody acted."""
-
-    channel: Literal["api", "console", "cli", "link", "langflow", "agui", "timeout"]
-    key_id: str | None = None
-    link: str | None = None  # the label of the link that was used
 
 
 class Outcome(Part, frozen=True, kw_only=True):
@@ -438,6 +439,7 @@ class WithdrawnData(Part, frozen=True, kw_only=True):
     request_id: RequestId
     reason: str
     by: Principal | None = None
+    via: Via | None = None
 
 
 class SignalData(Part, frozen=True, kw_only=True):
@@ -448,6 +450,7 @@ class SignalData(Part, frozen=True, kw_only=True):
     payload: UserValue = UNSET
     by: Principal
     payload_ref: BlobRef | None = None
+    via: Via | None = None
 
 
 class CancelData(Part, frozen=True, kw_only=True):

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
-from typing import Any, Final, Literal, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.core import event as ev
+from perdure.core.cause import CauseKind, resolves
 from perdure.core.event import EVENT_OF, FORMAT, OPEN, TERMINAL, AnyData, AnyEvent, type_of
 from perdure.core.event import Status as S
 from perdure.core.instant import Instant
@@ -51,8 +52,7 @@ PROGRESS: Final = (
     ev.RequestedData,
     ev.SuspendedData,
 )
-RETRY_NOW: Final = "$retry_now"
-CauseKind = Literal["answer", "expiry", "withdrawal", "signal", "timer", "child"]
+Item = TypeVar("Item")
 
 
 class Cause(Struct, frozen=True):
@@ -99,6 +99,8 @@ class JobState(Struct, frozen=True):
     suspension: Suspension | None = None
     asked: dict[RequestId, ev.Request] = {}  # open requests, as last stated
     settled: dict[RequestId, Settled] = {}
+    votes: dict[RequestId, tuple[ev.VotedData, ...]] = {}  # on open requests, in their order
+    voted_at: dict[RequestId, tuple[Instant, ...]] = {}  # when each of them was given
     cancel: ev.CancelData | None = None
     cancel_at: Instant | None = None
     outputs: dict[str, Any] = {}  # user values, by output name, as far as produced
@@ -128,11 +130,16 @@ def status_after(job: JobState, data: AnyData) -> S | None:
     if isinstance(data, ev.SuspendedData) and after is not None:
         soft = all(w.kind in ("backoff", "runner", "code") for w in data.waiting)
         return S.RETRYING if soft else S.SUSPENDED
-    if isinstance(data, ev.RequestedData) and data.request.revision > 1:
+    if isinstance(data, ev.RequestedData) and restates(data):
         return job.status if job.status in OPEN and data.request.id in job.asked else None
     if isinstance(data, ev.VotedData | ev.AnsweredData | ev.ExpiredData | ev.WithdrawnData):
         return after if data.request_id in job.asked else None
     return after
+
+
+def restates(data: AnyData) -> bool:
+    """Whether `data` states a request anew: anybody may append that, so it says nothing about an attempt."""
+    return isinstance(data, ev.RequestedData) and data.request.revision > 1
 
 
 def may_follow(job: JobState, data: AnyData) -> bool:
@@ -168,7 +175,7 @@ def apply(job: JobState, event: AnyEvent) -> JobState:
     if after is None or (event.seq, event.attempt, event.status) != (job.seq + 1, attempt, after):
         raise BrokenLog(f"event {event.seq} ({type_of(event)}) cannot follow {job.status} at {job.seq}")
     now = replace(job, seq=event.seq, status=after, attempt=attempt, updated_at=event.at)
-    if isinstance(event.data, PROGRESS):
+    if isinstance(event.data, PROGRESS) and not restates(event.data):
         now = replace(now, progressed=True, crashes=0)
     return _apply(now, event, job)
 
@@ -206,7 +213,18 @@ def _apply(now: JobState, event: AnyEvent, before: JobState) -> JobState:
             request = asked.pop(settling.request_id)
             settled = Settled(request, event.seq, event.at, settling)
             now = replace(now, asked=asked, settled={**before.settled, request.id: settled})
+            if request.id in before.votes:
+                now = replace(now, votes=_without(before.votes, request.id))
+                now = replace(now, voted_at=_without(before.voted_at, request.id))
             return _caused(now, event)
+        case ev.InputVoted(data=vote):
+            votes = (*before.votes.get(vote.request_id, ()), vote)
+            times = (*before.voted_at.get(vote.request_id, ()), event.at)
+            return replace(
+                now,
+                votes={**before.votes, vote.request_id: votes},
+                voted_at={**before.voted_at, vote.request_id: times},
+            )
         case ev.TimerFired(data=data):
             return _caused(replace(now, fired=before.fired | {(data.path, data.name, data.occurrence)}), event)
         case ev.SignalReceived() | ev.ChildEnded():
@@ -218,11 +236,15 @@ def _apply(now: JobState, event: AnyEvent, before: JobState) -> JobState:
         case ev.JobCompleted() | ev.JobFailed() | ev.JobCancelled() | ev.JobTimedOut():
             if isinstance(event, ev.JobCompleted):
                 now = replace(now, outputs=event.data.outputs, outputs_ref=event.data.outputs_ref)
-            return replace(now, end=event.data, ended_at=event.at, asked={}, suspension=None)
-        case ev.StepSkipped() | ev.Message() | ev.InputVoted():
+            return replace(now, end=event.data, ended_at=event.at, asked={}, votes={}, voted_at={}, suspension=None)
+        case ev.StepSkipped() | ev.Message():
             return now
         case _:
             assert_never(event)
+
+
+def _without(items: Mapping[RequestId, Item], gone: RequestId) -> dict[RequestId, Item]:
+    return {request: item for request, item in items.items() if request != gone}
 
 
 def _given_out(job: JobState, name: str, value: Any, ref: ev.BlobRef | None) -> JobState:
@@ -240,36 +262,10 @@ def crashes_at_claim(job: JobState) -> int:
 def _caused(job: JobState, event: AnyEvent) -> JobState:
     """Note `event` as a cause when the sleeping job waits for it."""
     asleep = job.suspension
-    kind = _resolves(asleep.data, event) if asleep else False
+    kind = resolves(asleep.data, event) if asleep else False
     if asleep is None or kind is False:
         return job
     return replace(job, suspension=replace(asleep, causes=(*asleep.causes, Cause(event.seq, kind))))
-
-
-def _resolves(asleep: ev.SuspendedData, event: AnyEvent) -> CauseKind | Literal[False] | None:
-    """As which cause `event` ends one of the waits (None: as `$retry_now`), False when it ends none."""
-    kind: CauseKind
-    match event:
-        case ev.InputAnswered(data=data) | ev.InputExpired(data=data) | ev.InputWithdrawn(data=data):
-            hit = any(w.kind == "input" and w.request_id == data.request_id for w in asleep.waiting)
-            kind = {ev.InputAnswered: "answer", ev.InputExpired: "expiry", ev.InputWithdrawn: "withdrawal"}[type(event)]  # type: ignore[assignment]  # three literals
-        case ev.SignalReceived(data=data):
-            if data.name == RETRY_NOW:
-                return None if any(w.kind in ("backoff", "code") for w in asleep.waiting) else False
-            if data.name.startswith("$"):
-                return False
-            hit, kind = any(w.kind == "signal" and w.name == data.name for w in asleep.waiting), "signal"
-        case ev.TimerFired(data=data):
-            key = (data.path, data.name, data.occurrence)
-            hit = any(
-                w.kind in ("timer", "signal", "child") and (w.path, w.name, w.occurrence) == key for w in asleep.waiting
-            )
-            kind = "timer"
-        case ev.ChildEnded(data=data):
-            hit, kind = any(w.kind == "child" and w.job_id == data.job_id for w in asleep.waiting), "child"
-        case _:
-            return False
-    return kind if hit or asleep.more else False
 
 
 def _tombstone(event: AnyEvent) -> JobState:

@@ -9,31 +9,37 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
-from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from perdure.core import blob, schema
+from perdure.core import blob
 from perdure.core import event as ev
-from perdure.core.alarm import due, expiry
-from perdure.core.codec import canonical
+from perdure.core.alarm import due, timed
+from perdure.core.fit import COMMENT, Answer, approved, edited, faults, payload_of
 from perdure.core.instant import Instant
 from perdure.core.jcs import jcs
 from perdure.core.machine import JobState, Settled
-from perdure.core.schema import pointer
+from perdure.core.standing import Standing, addressed, entitled, fills, own, visible
+from perdure.core.vote import Replayed, content_digest, decided, vote_of
 from perdure.errors import Conflict, Expired, Fault, Forbidden, Invalid, NotFound
-from perdure.ids import Digest, Principal, RequestId
+from perdure.ids import Digest, RequestId
 
-COMMENT: Final = "comment"
+__all__ = [
+    "COMMENT",
+    "Answer",
+    "Replayed",
+    "Standing",
+    "addressed",
+    "asked_in",
+    "decided_by_time",
+    "proposal_digest",
+    "settle",
+    "values_of",
+    "visible",
+    "with_values",
+]
 
 
-class Answer(Struct, frozen=True, kw_only=True):
-    """What somebody says to a request. A payload or a proposal that was not sent is UNSET: null is a value."""
-
-    action: str
-    payload: Any = UNSET  # any JSON
-    proposal: Any = UNSET
-    proposal_digest: str | None = None
-    comment: str | None = None
+WATCHER: Final = "read"  # the right on a flow that shows all of its requests
 
 
 def proposal_digest(title: str, message: str | None, proposal: Any) -> str:  # Any: a user's value
@@ -72,83 +78,117 @@ def with_values(job: JobState, asked: ev.Request, blobs: Mapping[Digest, bytes])
 
 
 def decided_by_time(job: JobState, request: RequestId, now: Instant) -> ev.AnyData | None:
-    """What time has decided about `request` by `now` and the log does not say yet: its own expiry, or the job's end."""
+    """What time has decided about `request` by `now` and the log does not say yet: an escalation of it, its expiry, or
+    the job's end.
+    """
     data = due(job, now)
     if isinstance(data, ev.CancelledData | ev.TimedOutData):
         return data
     asked = job.asked.get(request)
-    if asked is not None and asked.expires_at is not None and asked.expires_at <= now:
-        return expiry(asked)
-    return None
+    return None if asked is None else timed(asked, now)
 
 
 def settle(
-    job: JobState, asked: ev.Request | None, by: Principal, via: ev.Via, answer: Answer
-) -> ev.AnsweredData | Settled:
-    """The event by which `answer` settles the request, or how it is settled already when this is the same answer again.
+    job: JobState, asked: ev.Request | None, who: Standing, via: ev.Via, answer: Answer, at: Instant
+) -> ev.AnsweredData | ev.VotedData | ev.ExpiredData | Settled | Replayed:
+    """The event that `answer`, given at `at`, is; or how the request is settled, or `who` has voted, by the same
+    answer before.
 
     `asked` is `asked_in` the log of `job`; both with the values that lie in blobs (`with_values`). Call
-    `decided_by_time` first. Raises NotFound, Forbidden (`not-assignee`),
-    Conflict (`already-answered`, `request-withdrawn`, `proposal-changed`), Expired (`request-expired`) and Invalid
-    (`invalid-answer`, pointers into the body), in the order of the contract.
+    `decided_by_time` first. Raises NotFound (also: not to be seen), Forbidden (`not-assignee`,
+    `self-answer-forbidden`), Conflict (`already-answered`, `already-voted`, `request-withdrawn`, `proposal-changed`),
+    Expired (`request-expired`) and Invalid (`invalid-answer`, pointers into the body), in the order of the contract.
     """
-    if asked is None:
+    if asked is None or not visible(asked, who, watcher=WATCHER in who.rights):
         raise NotFound("no such request")
-    if not _addressed(asked, by):
-        raise Forbidden("this request is addressed to somebody else", "not-assignee")
+    _may(asked, who, answer.action)
+    said = content_digest(answer.action, payload_of(asked, answer), asked.proposal_digest, approved(asked, answer))
     if (settled := job.settled.get(asked.id)) is not None:
-        return _again(settled, answer)
-    if asked.id not in job.asked:
-        raise Conflict("request-withdrawn", "the job has ended", {"job_status": job.status})
-    request = asked
-    _seen(request, answer)
-    found = _faults(request, answer)
+        return _again(settled, who, said)
+    still_open(job, asked)
+    if asked.quorum is not None and (voted := vote_of(job, asked, who.principal)) is not None:
+        if voted.vote.payload_digest == said:
+            return voted
+        raise Conflict("already-voted", "a vote is final", {"voted_at": voted.at, "action": voted.vote.action})
+    _seen(asked, answer)
+    found = faults(asked, answer)
     if found:
         raise Invalid(found, "invalid-answer")
-    proposed = request.proposal_digest is not None
-    return ev.AnsweredData(
-        request_id=request.id,
-        revision=request.revision,
+    proposed = asked.proposal_digest is not None
+    vote = ev.VotedData(
+        request_id=asked.id,
+        revision=asked.revision,
         action=answer.action,
-        payload=_payload(request, answer),
-        by=by,
+        payload=payload_of(asked, answer),
+        payload_digest=said,
+        by=who.principal,
         via=via,
-        proposal=_approved(request, answer) if proposed else None,
-        proposal_digest=request.proposal_digest,
-        edited=proposed and not _same(_approved(request, answer), request.proposal),
         comment=answer.comment,
+        proposal=approved(asked, answer) if proposed else None,
+        proposal_digest=asked.proposal_digest,
+        edited=proposed and edited(asked, answer),
+    )
+    if asked.quorum is not None:
+        return decided(job, asked, vote, at)
+    return ev.AnsweredData(
+        request_id=vote.request_id,
+        revision=vote.revision,
+        action=vote.action,
+        payload=vote.payload,
+        by=vote.by,
+        via=vote.via,
+        proposal=vote.proposal,
+        proposal_digest=vote.proposal_digest,
+        edited=vote.edited,
+        comment=vote.comment,
     )
 
 
-def _addressed(request: ev.Request, by: Principal) -> bool:
-    """Whether the last revision names `by`, or nobody. Groups have no members yet: naming one names nobody of today."""
-    named = request.assignees
-    if named is None or not (named.users or named.groups):
-        return True
-    kind, _, name = by.partition(":")
-    return kind == "user" and name in named.users
+def still_open(job: JobState, asked: ev.Request) -> None:
+    """See that nothing has settled `asked`. Raises Conflict (`already-answered`, `request-withdrawn`) and Expired."""
+    if (settled := job.settled.get(asked.id)) is not None:
+        raise over(settled)
+    if asked.id not in job.asked:
+        raise Conflict("request-withdrawn", "the job has ended", {"job_status": job.status})
 
 
-def _again(settled: Settled, answer: Answer) -> Settled:
-    request, data = settled.request, settled.data
-    match data:
-        case ev.AnsweredData():
-            same = (
-                answer.action == data.action
-                and _same(_payload(request, answer), data.payload)
-                and (request.proposal_digest is None or _same(_approved(request, answer), data.proposal))
-            )
-            if same:
-                return settled
-            facts = {"answered_by": data.by, "answered_at": settled.at, "action": data.action}
-            raise Conflict("already-answered", "somebody has answered this request", facts)
-        case ev.WithdrawnData():
-            raise Conflict(
-                "request-withdrawn", "the request was withdrawn", {"withdrawn_at": settled.at, "reason": data.reason}
-            )
-        case ev.ExpiredData():
-            late = {"expired_at": settled.at, "outcome": data.outcome}
-            raise Expired("request-expired", "nobody answered this request in time", late)
+def over(settled: Settled) -> Conflict | Expired:
+    """What somebody is told who comes too late."""
+    match settled.data:
+        case ev.AnsweredData(by=by, action=action):
+            facts = {"answered_by": by, "answered_at": settled.at, "action": action}
+            return Conflict("already-answered", "somebody has answered this request", facts)
+        case ev.WithdrawnData(reason=reason):
+            withdrawn = {"withdrawn_at": settled.at, "reason": reason}
+            return Conflict("request-withdrawn", "the request was withdrawn", withdrawn)
+        case ev.ExpiredData(outcome=outcome, cause=cause):
+            late = {"expired_at": settled.at, "outcome": outcome}
+            why = "nobody answered this request in time" if cause == "deadline" else "those who vote cannot agree"
+            return Expired("request-expired", why, late)
+
+
+def _may(asked: ev.Request, who: Standing, action: str) -> None:
+    """Whether `who` may say this. A quorum is filled by its pool alone; to veto is for all who are asked."""
+    if not entitled(asked, who):
+        raise Forbidden("this request is addressed to somebody else", "not-assignee")
+    if own(asked, who):
+        raise Forbidden("nobody may answer a request of their own here", "self-answer-forbidden")
+    if asked.quorum is not None and action not in asked.quorum.veto and not fills(asked, who):
+        raise Forbidden("this request is decided by votes of others", "not-assignee")
+
+
+def _again(settled: Settled, who: Standing, said: str) -> Settled:
+    """How the request is settled, where that is by what is said now, or is what came of this very vote."""
+    data = settled.data
+    same = isinstance(data, ev.AnsweredData) and said == content_digest(
+        data.action, data.payload, data.proposal_digest, data.proposal
+    )
+    if same:
+        return settled
+    votes = () if isinstance(data, ev.WithdrawnData) else data.votes
+    if any((vote.by, vote.payload_digest) == (who.principal, said) for vote in votes):
+        return settled
+    raise over(settled)
 
 
 def _seen(request: ev.Request, answer: Answer) -> None:
@@ -162,75 +202,3 @@ def _seen(request: ev.Request, answer: Answer) -> None:
     if answer.proposal_digest != request.proposal_digest:
         facts = {"revision": request.revision, "proposal_digest": request.proposal_digest}
         raise Conflict("proposal-changed", "the proposal is not the one that was shown: look again", facts)
-
-
-def _faults(request: ev.Request, answer: Answer) -> list[Fault]:
-    action = next((a for a in request.actions if a.id == answer.action), None)
-    if action is None:
-        return [Fault("unknown-action", "is none of the request's actions", pointer="/action")]
-    found = payload_faults(request.response_schema, action, _payload(request, answer))
-    if COMMENT in (action.requires or ()) and not (answer.comment or "").strip():
-        found.append(Fault("missing", "this action needs a comment", pointer="/comment"))
-    if request.proposal_digest is None:
-        if answer.proposal is not UNSET:
-            found.append(Fault("unexpected", "the request has no proposal", pointer="/proposal"))
-        if answer.proposal_digest is not None:
-            found.append(Fault("unexpected", "the request has no proposal", pointer="/proposal_digest"))
-    elif answer.proposal is not UNSET:
-        found += _edit_faults(request, answer.proposal)
-    return found
-
-
-def payload_faults(response_schema: dict[str, Any] | None, action: ev.Action, payload: Any) -> list[Fault]:
-    """What is wrong with the payload of an answer: the schema always holds; `requires` of the action stands in the
-    place of its `required`.
-    """
-    wanted = None if action.requires is None else [name for name in action.requires if name != COMMENT]
-    if response_schema is not None:
-        rule = dict(response_schema)
-        if wanted is not None:
-            rule["required"] = wanted
-        return schema.faults(rule, payload, "/payload")
-    given = payload if isinstance(payload, dict) else {}
-    return [Fault("missing", "is required", pointer="/payload" + pointer(n)) for n in wanted or () if n not in given]
-
-
-def _edit_faults(request: ev.Request, proposal: Any) -> list[Fault]:
-    allowed = request.editable or ()
-    found = [
-        Fault("not-editable", "may not be changed", pointer="/proposal" + place)
-        for place in _differences(request.proposal, proposal, "")
-        if not any(place == a or place.startswith(f"{a}/") for a in allowed)
-    ]
-    if not found and request.proposal_schema is not None:
-        found = schema.faults(request.proposal_schema, proposal, "/proposal")
-    return found[: schema.MAX_FAULTS]
-
-
-def _differences(old: Any, new: Any, at: str) -> list[str]:
-    """Pointers to the smallest parts that differ; a list of another length differs as a whole."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found: list[str] = []
-        for name in [*old, *(n for n in new if n not in old)]:
-            place = at + pointer(name)
-            found += _differences(old[name], new[name], place) if name in old and name in new else [place]
-        return found
-    if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
-        return [p for i, (o, n) in enumerate(zip(old, new, strict=True)) for p in _differences(o, n, at + pointer(i))]
-    return [] if _same(old, new) else [at]
-
-
-def _payload(request: ev.Request, answer: Answer) -> Any:
-    """What is recorded: an empty form where a form was asked and nothing was sent, null where nothing was asked."""
-    if answer.payload is not UNSET:
-        return answer.payload
-    return {} if request.response_schema is not None else None
-
-
-def _approved(request: ev.Request, answer: Answer) -> Any:
-    return request.proposal if answer.proposal is UNSET else answer.proposal
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equality of JSON, not of Python: 1 is not true."""
-    return canonical(one) == canonical(other)

@@ -16,9 +16,10 @@ from typing import Final
 from msgspec import Struct
 
 from perdure.core import event as ev
+from perdure.core.cause import RETRY_NOW
 from perdure.core.event import TERMINAL, AnyEvent, type_of
 from perdure.core.instant import seconds_between
-from perdure.core.machine import EMPTY, PROGRESS, RETRY_NOW, apply
+from perdure.core.machine import EMPTY, PROGRESS, apply
 from perdure.errors import BrokenLog
 from perdure.ids import RequestId, request_id
 

@@ -8,9 +8,9 @@ log.
 import asyncio
 
 from perdure.core import event as ev
+from perdure.core.cause import RETRY_NOW
 from perdure.core.event import AnyEvent
 from perdure.core.journal import Entry, changed, entry, fits
-from perdure.core.machine import RETRY_NOW
 from perdure.engine.bench import Bench
 from perdure.engine.branches import Branch
 from perdure.engine.calls import Call

@@ -13,11 +13,11 @@ from msgspec import Struct
 from perdure import probe
 from perdure.core import event as ev
 from perdure.core import retry
+from perdure.core.cause import RETRY_NOW
 from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant, later, seconds_between
 from perdure.core.journal import Entry, changed
 from perdure.core.key import Key
-from perdure.core.machine import RETRY_NOW
 from perdure.core.retry import RetryPolicy
 from perdure.engine.branches import Branch
 from perdure.engine.calls import Call

@@ -4,10 +4,12 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from perdure.core import codec
+from perdure.core import bounds
 from perdure.core import event as ev
+from perdure.core.cause import RETRY_NOW
 from perdure.core.event import Status
-from perdure.core.machine import RETRY_NOW, JobState
+from perdure.core.jcs import same
+from perdure.core.machine import JobState
 from perdure.errors import Conflict, Fault, Invalid, OutcomeUnknown
 from perdure.ids import EventId, JobRef, Principal, derived, new_event_id
 from perdure.jobs.desk import BUDGET_SECONDS, Desk, ring
@@ -36,13 +38,13 @@ async def signal(
 ) -> Signalled:
     """Append `signal.received` and ring. With an idempotency `key` the same signal is in the log once.
 
-    Raises NotFound, Conflict (`job-terminal`), Invalid (`idempotency-key-reused`: the key has sent another one),
-    OutcomeUnknown (with the job's id), Unavailable, TooLarge.
+    Raises NotFound, Conflict (`job-terminal`; `job-full`: the log is nearly full), Invalid (`idempotency-key-reused`:
+    the key has sent another one), OutcomeUnknown (with the job's id), Unavailable, TooLarge.
     """
     log = await load(desk, ref)
     event_id = new_event_id() if key is None else EventId(derived("signal", ref.tenant, by, ref.job, key))
     if key is not None and (before := await _sent(log, event_id)) is not None:
-        if (before.data.name, codec.canonical(before.data.payload)) != (name, codec.canonical(payload)):
+        if before.data.name != name or not same(before.data.payload, payload):
             fault = Fault("reused", "was sent with another signal before", header="Idempotency-Key")
             raise Invalid([fault], "idempotency-key-reused")
         return Signalled(before.seq, log.state, replayed=True)
@@ -68,6 +70,8 @@ async def _append(desk: Desk, log: JobLog, said: ev.SignalData, event_id: EventI
     def decide(job: JobState) -> ev.AnyData | None:
         if said.name == RETRY_NOW and job.status is not Status.RETRYING:
             return None
+        if not job.terminal and bounds.deaf(job, log.size_bytes):
+            raise Conflict("job-full", "the job's log is nearly full: it takes no more comments and signals")
         return None if job.terminal else said
 
     try:

@@ -24,6 +24,10 @@ class FakeClock:
     def broker_now(self) -> Instant:
         return instant(self._now)
 
+    @property
+    def broker_known(self) -> bool:
+        return True
+
     def monotonic(self) -> float:
         return (self._now - self._begin).total_seconds()
 

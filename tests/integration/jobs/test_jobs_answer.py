@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from msgspec.structs import replace
@@ -11,10 +11,11 @@ from perdure import probe
 from perdure.core import event as ev
 from perdure.core.event import Status
 from perdure.core.instant import later
-from perdure.core.request import Answer
+from perdure.core.machine import JobState, Settled
+from perdure.core.request import Answer, Standing
 from perdure.errors import Conflict, Expired, Forbidden, Invalid, NotFound, PerdureError
 from perdure.ids import JobRef, Principal, Queue, RequestId, Tenant, new_job_id
-from perdure.jobs.answer import Answered, answer
+from perdure.jobs.answer import answer
 from perdure.jobs.control import cancel
 from perdure.jobs.desk import Desk
 from perdure.jobs.submit import Submission, submit
@@ -23,6 +24,14 @@ from perdure.testing.hand import Hand
 BOB = Principal("user:bob")
 VIA = ev.Via(channel="api")
 QUEUE = Queue("quiet")  # nobody pulls from it, so doorbells stay where they can be counted
+
+
+class Said(NamedTuple):
+    """An answer that settled the request, or had settled it."""
+
+    settled: Settled
+    job: JobState
+    replayed: bool
 
 
 @pytest.fixture
@@ -37,9 +46,15 @@ def digest(hand: Hand, request: RequestId) -> str | None:
     return hand.log.state.asked[request].proposal_digest
 
 
-async def say(hand: Hand, desk: Desk, request: str, action: str = "approve", **members: Any) -> Answered:
-    by = members.pop("by", BOB)
-    return await answer(desk, hand.ref.tenant, request, by, Answer(action=action, **members), VIA)
+async def say(hand: Hand, desk: Desk, request: str, action: str = "approve", **members: Any) -> Said:
+    who = standing(members.pop("by", BOB))
+    done = await answer(desk, hand.ref.tenant, request, who, Answer(action=action, **members), VIA)
+    assert done.settled is not None
+    return Said(done.settled, done.job, done.replayed)
+
+
+def standing(by: Principal) -> Standing:
+    return Standing(by, rights=frozenset({"read", "execute", "answer"}))
 
 
 async def length(desk: Desk, ref: JobRef) -> int:
@@ -86,7 +101,7 @@ async def test_of_32_different_answers_at_once_one_wins_and_the_rest_learn_who(d
     results = await asyncio.gather(
         *(say(hand, desk, asked, by=p, payload={"n": i}) for i, p in enumerate(people)), return_exceptions=True
     )
-    won = [r for r in results if isinstance(r, Answered)]
+    won = [r for r in results if isinstance(r, Said)]
     lost = [r for r in results if isinstance(r, Conflict)]
     assert (len(won), len(lost)) == (1, 31)
     data = won[0].settled.data
@@ -181,7 +196,7 @@ async def test_a_request_of_another_tenant_or_of_nobody_is_not_there(desk: Desk,
         (hand.ref.tenant, RequestId("*")),
     ):
         with pytest.raises(NotFound):
-            await answer(desk, tenant, request, BOB, said, VIA)
+            await answer(desk, tenant, request, standing(BOB), said, VIA)
 
 
 async def test_a_late_answer_expires_the_request_and_rings(desk: Desk, hand: Hand, rings: list[JobRef]) -> None:
@@ -279,7 +294,7 @@ async def test_an_answer_while_somebody_else_appends_is_decided_anew(desk: Desk,
     results = await asyncio.gather(
         work(), *(say(hand, desk, asked, payload=n) for n in range(4)), return_exceptions=True
     )
-    assert sum(isinstance(r, Answered) for r in results) == 1
+    assert sum(isinstance(r, Said) for r in results) == 1
     kinds = [type(s.event).__name__ for s in await desk.eventlog.read(hand.ref)]
     assert (kinds.count("StepCompleted"), kinds.count("InputAnswered")) == (20, 1)
 
@@ -311,6 +326,6 @@ async def test_an_answer_against_a_cancel_leaves_one_order_and_both_are_told_it(
         kinds = [type(s.event).__name__ for s in await desk.eventlog.read(hand.ref)]
         assert kinds[-1] == "JobCancelled"
         assert not isinstance(job, BaseException)
-        assert ("InputAnswered" in kinds) is isinstance(said, Answered)
+        assert ("InputAnswered" in kinds) is isinstance(said, Said)
 
     await asyncio.gather(*(once() for _ in range(30)))

@@ -29,10 +29,13 @@ AT, LATER = Instant("2026-01-01T00:00:00.000Z"), Instant("2026-01-01T00:10:00.00
 PRINT = Digest("f" * 64)
 ERROR = ev.Failure(code="step_failed", message="no", retryable=True, step="draft")
 USAGE = ev.Usage(input_tokens=12, output_tokens=34, model="scripted")
-VOTE = ev.Vote(by=BOB, action="approve", payload_digest="p" * 64)
-VIA = ev.Via(channel="link", key_id="k1")
+VIA = ev.Via(channel="link", key_id="k1", link="lena")
+VOTE = ev.Vote(by=BOB, action="approve", payload_digest="p" * 64, at=AT, via=VIA, comment="fine")
 OUTCOME = ev.Outcome(do="answer", action="reject", payload={"why": "late"})
-USERS: Final = frozenset({"input", "result", "payload", "value", "outputs", "tags", "proposal", "defaults"}) | {
+BEFORE: Final = GOLDEN.with_name("events-before")  # as types were stored before they gained members
+USERS: Final = frozenset(
+    {"ui", "external_ids", "input", "result", "payload", "value", "outputs", "tags", "proposal", "defaults"}
+) | {
     "proposal_schema",
     "response_schema",
 }
@@ -126,6 +129,22 @@ SAMPLES: Final[dict[str, AnyData]] = {
             expires_at=LATER,
             on_timeout=ev.OnTimeout(do="answer", action="reject", payload={"why": "late"}),
             reasks=RequestId(f"{CHILD}_3"),
+            forbid_self=True,
+            quorum=ev.Quorum(
+                n=2, of=ev.Assignees(users=("bob",), groups=("editors",), anyone_with="execute"), veto=("reject",)
+            ),
+            reminders=(3600.0,),
+            escalations=(
+                ev.Escalation(
+                    after_seconds=14400.0,
+                    add=ev.Assignees(users=("carol",), groups=("leads",), anyone_with="answer"),
+                ),
+            ),
+            escalated=1,
+            delegations=(ev.Delegation(by=BOB, to=Principal("user:dan"), at=AT, comment="away", via=VIA),),
+            ui={"order": ["mood"]},
+            external_ids={"langflow": "v:1"},
+            errors=(ev.Wrong(pointer="/payload/mood", detail="no such mood"),),
         )
     ),
     "input.voted": ev.VotedData(
@@ -137,6 +156,10 @@ SAMPLES: Final[dict[str, AnyData]] = {
         by=BOB,
         via=VIA,
         comment="fine",
+        proposal={"text": "edited"},
+        proposal_digest="p" * 64,
+        edited=True,
+        tally=(ev.Tally(action="approve", digest="p" * 64, votes=1),),
     ),
     "input.answered": ev.AnsweredData(
         request_id=REQUEST,
@@ -151,9 +174,11 @@ SAMPLES: Final[dict[str, AnyData]] = {
         comment="fine",
         votes=(VOTE,),
     ),
-    "input.expired": ev.ExpiredData(request_id=REQUEST, revision=1, cause="no_quorum", outcome=OUTCOME, votes=(VOTE,)),
-    "input.withdrawn": ev.WithdrawnData(request_id=REQUEST, reason="branch closed", by=BOB),
-    "signal.received": ev.SignalData(signal_id="s1", name="go", payload=None, by=BOB),
+    "input.expired": ev.ExpiredData(
+        request_id=REQUEST, revision=1, cause="no_quorum", outcome=OUTCOME, votes=(VOTE,), by=BOB, via=VIA
+    ),
+    "input.withdrawn": ev.WithdrawnData(request_id=REQUEST, reason="branch closed", by=BOB, via=VIA),
+    "signal.received": ev.SignalData(signal_id="s1", name="go", payload=None, by=BOB, via=VIA),
     "cancel.requested": ev.CancelData(by=BOB, grace_seconds=30.0, reason="stop"),
     "timer.fired": ev.TimerData(name="nap", occurrence=1, due_at=LATER, path="/1.2"),
     "child.ended": ev.ChildData(**KEY, job_id=CHILD, status=Status.FAILED, outputs={"report": None}, error=ERROR),
@@ -177,7 +202,7 @@ REFERRING: Final[dict[str, AnyData]] = {
             on_timeout=ev.OnTimeout(do="answer", action="reject", payload_ref=REF),
         )
     ),
-    "input.voted": replace(SAMPLES["input.voted"], payload=UNSET, payload_ref=REF),
+    "input.voted": replace(SAMPLES["input.voted"], payload=UNSET, payload_ref=REF, proposal=None, proposal_ref=REF),
     "input.answered": replace(
         SAMPLES["input.answered"], payload=UNSET, payload_ref=REF, proposal=None, proposal_ref=REF
     ),
@@ -235,6 +260,11 @@ def test_an_event_whose_values_lie_in_blobs_has_golden_bytes_too(type_: str) -> 
     golden = (REFERENCES / f"{type_}.json").read_bytes()
     assert codec.encode(event(type_, REFERRING)) + b"\n" == golden
     assert strict(golden) == event(type_, REFERRING)
+
+
+@pytest.mark.parametrize("file", sorted(BEFORE.iterdir()), ids=lambda file: file.stem)
+def test_an_event_of_before_its_type_gained_members_keeps_its_bytes(file: Path) -> None:
+    assert codec.encode(strict(file.read_bytes())) + b"\n" == file.read_bytes()
 
 
 def test_every_type_that_may_refer_to_blobs_has_such_a_golden_file() -> None:

@@ -6,7 +6,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from perdure.core import event as ev
-from perdure.core.request import asked_in
+from perdure.core.request import Standing, asked_in
 from perdure.db.inbox import InboxFilter, Order, RequestStatus, list_requests
 from perdure.errors import Conflict, Expired, Forbidden, Invalid, Malformed, NotFound
 from perdure.ids import REQUEST_ID, RequestId, is_uuid, parse_request_id
@@ -15,7 +15,7 @@ from perdure.jobs.read import load
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER
 from perdure_gateway.keys import DESK, METRICS, SQL
-from perdure_gateway.policy import op
+from perdure_gateway.policy import SCOPES, op
 
 STATUSES: Final = get_args(RequestStatus)
 KINDS: Final = ("approval", "choice", "input", "tool_call")
@@ -72,9 +72,8 @@ async def reply(request: web.Request) -> web.Response:
     via = ev.Via(channel="api", key_id=caller.key_id)
     counted = request.app[METRICS].answers
     try:
-        done = await answer(
-            request.app[DESK], caller.tenant, request.match_info["request"], caller.principal, said, via
-        )
+        who = Standing(caller.principal, frozenset(), frozenset(filter(caller.may, SCOPES)))
+        done = await answer(request.app[DESK], caller.tenant, request.match_info["request"], who, said, via)
     except (Conflict, Expired, Forbidden, Invalid) as exc:
         counted.labels("unknown", exc.code).inc()
         raise
