@@ -9,7 +9,7 @@ from perdure.core import schema
 from perdure.core.asked import Inputs, assigned
 from perdure.core.event import UserValue
 from perdure.core.graph.faults import Faults, pointer
-from perdure.core.request import COMMENT
+from perdure.core.fit import COMMENT
 from perdure.errors import Fault
 
 
