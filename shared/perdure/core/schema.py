@@ -3,15 +3,20 @@
 Offline (a `$ref` to anywhere else is refused) and with a linear regex engine, because authors of flows write schemas.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 import jsonschema_rs
 
+from perdure.core import codec
 from perdure.errors import Fault, Invalid, Malformed
 
 MAX_FAULTS: Final = 20  # one answer names this many
+DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
+_REFS: Final = ("$ref", "$dynamicRef")
+_MAPS: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependentRequired")
+_VALUES: Final = ("const", "enum", "default", "examples")  # what stands in them is no schema
 
 
 def pointer(*parts: str | int) -> str:
@@ -20,7 +25,11 @@ def pointer(*parts: str | int) -> str:
 
 
 def check_schema(schema: Mapping[str, Any], at: str) -> None:
-    """Refuse what is no schema, or needs more than this process has. Raises Invalid (`invalid-schema`) naming `at`."""
+    """Refuse what is no schema, or needs more than this process has. Raises Invalid (`invalid-schema`): pointers below
+    `at`.
+    """
+    if foreign := list(_foreign(schema, at)):
+        raise Invalid(foreign[:MAX_FAULTS], "invalid-schema")
     try:
         _validator(schema)
     except (ValueError, jsonschema_rs.ReferencingError) as exc:
@@ -56,6 +65,30 @@ def faults(schema: Mapping[str, Any], value: Any, at: str) -> list[Fault]:  # An
     return found[:MAX_FAULTS]
 
 
+def _foreign(schema: Any, at: str) -> Iterator[Fault]:  # Any: an author's JSON
+    """What of a schema obeys another draft, or points elsewhere than into itself: refused when it is asked, not when it
+    is answered.
+    """
+    if isinstance(schema, list | tuple):
+        for index, inner in enumerate(schema):
+            yield from _foreign(inner, f"{at}/{index}")
+    if not isinstance(schema, Mapping):
+        return
+    for name, value in schema.items():
+        here = at + pointer(name)
+        if name in _VALUES:
+            continue
+        if name in _MAPS and isinstance(value, Mapping):  # names are the author's here, no keywords
+            for key, inner in value.items():
+                yield from _foreign(inner, here + pointer(key))
+        elif name == "$schema" and isinstance(value, str) and value.removesuffix("#") != DRAFT:
+            yield Fault("foreign-draft", f"must be {DRAFT}, or absent", pointer=here)
+        elif name in _REFS and isinstance(value, str) and not (value == "#" or value.startswith("#/")):
+            yield Fault("remote-reference", "must point into this schema: #/…", pointer=here)
+        else:
+            yield from _foreign(value, here)
+
+
 def check_pattern(pattern: str) -> None:
     """Refuse what the linear engine does not take (look-around, back references) or what is too large for it.
 
@@ -82,8 +115,20 @@ def _offline(uri: str) -> Any:
 
 
 def _validator(schema: Mapping[str, Any]) -> jsonschema_rs.Draft202012Validator:
+    """By `dict(schema)`, never by what its `$schema` says."""
+    try:
+        return _compiled(codec.encode_value(dict(schema)))
+    except Malformed as exc:
+        raise ValueError("a schema that is no JSON") from exc
+
+
+@lru_cache(maxsize=512)
+def _compiled(schema: bytes) -> jsonschema_rs.Draft202012Validator:
     return jsonschema_rs.Draft202012Validator(
-        dict(schema), retriever=_offline, pattern_options=jsonschema_rs.RegexOptions(), validate_formats=True
+        codec.decode_value(schema),
+        retriever=_offline,
+        pattern_options=jsonschema_rs.RegexOptions(),
+        validate_formats=True,
     )
 
 

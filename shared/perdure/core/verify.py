@@ -5,7 +5,8 @@
     I4  what only a runner writes lies within an attempt, before anything that ended it
     I5  a step is over once: completed, failed for good or skipped
     I7  no attempt starts on a sleeping job without a recorded cause, or a back-off, drain or missing code that is over
-    I8  a request is asked before it is settled, by its own id, and settled once
+    I8  a request is asked before it is settled, by its own id, and settled once; only an open one has votes, one a voter
+        for what it shows
 
 It reads the events by itself, apart from the fold's own verdict on each, so that a mistake of the fold does not hide.
 """
@@ -21,7 +22,7 @@ from perdure.core.event import TERMINAL, AnyEvent, type_of
 from perdure.core.instant import seconds_between
 from perdure.core.machine import EMPTY, PROGRESS, apply
 from perdure.errors import BrokenLog
-from perdure.ids import RequestId, request_id
+from perdure.ids import Principal, RequestId, request_id
 
 RUNNERS: Final = (*PROGRESS, ev.CompletedData)  # what nobody but a runner in the middle of an attempt may write
 SOFT: Final = ("backoff", "runner", "code")
@@ -183,6 +184,7 @@ def _settles(event: AnyEvent) -> RequestId | None:
 def _requests(events: Sequence[AnyEvent]) -> Iterator[Finding]:
     asked: dict[RequestId, int] = {}  # the revision that counts
     settled: dict[RequestId, int] = {}
+    voted: set[tuple[RequestId, Principal, str | None]] = set()
     for event in events:
         if isinstance(event, ev.InputRequested):
             request = event.data.request
@@ -193,6 +195,14 @@ def _requests(events: Sequence[AnyEvent]) -> Iterator[Finding]:
             elif request.revision == 1 and request.id != request_id(request.job_id, event.seq):
                 yield Finding("I8", event.seq, f"{request.id} does not name the event that asks it")
             asked[request.id] = request.revision
+        elif isinstance(event, ev.InputVoted):
+            vote = event.data
+            if vote.request_id not in asked or vote.request_id in settled:
+                yield Finding("I8", event.seq, f"a vote on {vote.request_id}, which is not open")
+            elif (ballot := (vote.request_id, vote.by, vote.proposal_digest)) in voted:
+                yield Finding("I8", event.seq, f"a second vote of {vote.by} on {vote.request_id}")
+            else:
+                voted.add(ballot)
         elif (settles := _settles(event)) is not None:
             if settles not in asked:
                 yield Finding("I8", event.seq, f"{settles} was never asked here")

@@ -9,7 +9,7 @@ from perdure.core import event as ev
 from perdure.core import verify
 from perdure.core.event import EVENT_OF, AnyData, AnyEvent, Status
 from perdure.core.instant import Instant
-from perdure.ids import JobId
+from perdure.ids import JobId, Principal, RequestId
 from perdure.testing.factory import FINGERPRINT, JOB, OWNER, Story, event_id
 
 SOON = Instant("2026-01-01T00:00:30.000Z")
@@ -220,6 +220,33 @@ def test_a_request_settled_twice_or_never_asked_is_found() -> None:
     story = running()
     forced(story, ev.WithdrawnData(request_id=request, reason="whose"))
     assert {"I8"} <= invariants(story.events)
+
+
+def test_a_vote_on_what_is_not_open_and_a_second_vote_of_one_person_are_found() -> None:
+    def vote(request: RequestId, by: str = "user:bob", shown: str | None = None) -> ev.VotedData:
+        return ev.VotedData(
+            request_id=request,
+            revision=1,
+            action="approve",
+            payload=None,
+            payload_digest="p",
+            proposal_digest=shown,
+            by=Principal(by),
+            via=ev.Via(channel="api"),
+        )
+
+    story = running()
+    request = story.asked()
+    for fit in (vote(request), vote(request, "user:carol"), vote(request, shown="sha256:1")):
+        story.add(fit)
+    assert invariants(story.events) == set()
+    story.add(vote(request))
+    assert invariants(story.events) == {"I8"}
+    story = running()
+    request = story.asked()
+    story.answered(request)
+    forced(story, vote(request))
+    assert "I8" in invariants(story.events)
 
 
 def test_a_request_that_skips_a_revision_or_names_another_event_is_found() -> None:

@@ -119,7 +119,7 @@ async def test_a_number_is_a_quorum() -> None:
         ({"editable": [""]}, ["/editable"]),
         ({"proposal_schema": {"type": "object"}}, ["/proposal_schema"]),
         ({"proposal": {"n": "x"}, "proposal_schema": {"properties": {"n": {"type": "number"}}}}, ["/proposal/n"]),
-        ({"response_schema": {"$ref": "https://example.com/s"}}, ["/response_schema"]),
+        ({"response_schema": {"$ref": "https://example.com/s"}}, ["/response_schema/$ref"]),
         ({"response_schema": {"properties": {"p": {"format": "password"}}}}, ["/response_schema"]),
         ({"defaults": ["x"]}, ["/defaults"]),
         ({"assignees": ["bob"]}, ["/assignees/0"]),

@@ -15,7 +15,13 @@ from perdure.core import codec
 VALUES: Final = frozenset({"input", "result", "value", "payload", "proposal", "defaults", "comment"})
 NAMED: Final = frozenset({"outputs"})  # objects whose members are users' values
 IN: Final = ("request", "outcome", "on_timeout", "settled")
-TEXTS: Final = {"message": ("text", "parts", "tool_calls"), "progress": ("text", "data"), "delta.progress": ("text",)}
+IN_EACH: Final = ("votes", "delegations", "errors")
+TEXTS: Final = {
+    "errors": ("detail",),
+    "message": ("text", "parts", "tool_calls"),
+    "progress": ("text", "data"),
+    "delta.progress": ("text",),
+}
 SILENT: Final = frozenset({"delta.text", "delta.reasoning", "delta.tool", "delta.log"})  # they are nothing but values
 
 
@@ -42,6 +48,8 @@ def data(members: Mapping[str, Any], kind: str) -> dict[str, Any]:
             shown[name] = {key: withhold(each) for key, each in value.items()}
         elif name in IN and isinstance(value, dict):
             shown[name] = data(value, name)
+        elif name in IN_EACH and isinstance(value, list):
+            shown[name] = [data(each, name) if isinstance(each, dict) else withhold(each) for each in value]
         elif name == "message" and kind == "request":
             shown[name] = withhold(value)
         elif name == "error" and isinstance(value, dict) and "message" in value:
