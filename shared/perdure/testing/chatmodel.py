@@ -6,6 +6,7 @@ says so, when no endpoint is configured. It listens on loopback only.
     python -m perdure.testing.chatmodel --port 0 --delay-ms 20 --fail-first 2
 
 prints one JSON line, `{"url": "http://127.0.0.1:41234/v1"}`, and serves until SIGTERM, or until its parent is gone.
+It calls the tools that the prompt names (`perdure.testing.toolcalls`).
 Faults are taken in order, one for each call, then calls succeed: `POST /admin/faults {"faults": ["500", "cut"]}`.
 """
 
@@ -25,6 +26,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from perdure.clock import Clock, SystemClock
+from perdure.testing.toolcalls import Message, wanted
 
 FAULTS: Final = {
     "cut": "drops the connection in the middle of the text",
@@ -43,19 +45,23 @@ RETRY_AFTER_SECONDS: Final = 1  # what a 429 asks for
 _TOKEN: Final = re.compile(r"\s*\S+|\s+$")
 
 
-class _Message(Struct):
-    role: str
-    content: str
+class _Function(Struct):
+    name: str
+
+
+class _Tool(Struct):
+    function: _Function
 
 
 class _Call(Struct):
     """The members of a call that this server looks at."""
 
     model: str
-    messages: list[_Message]
+    messages: list[Message]
     stream: bool = False
     max_tokens: int | None = None
     temperature: float | None = None
+    tools: list[_Tool] = []  # called where nothing is streamed
 
 
 class _Faults(Struct, forbid_unknown_fields=True):
@@ -132,15 +138,21 @@ class ChatModel:
             return web.Response(status=307, headers={"Location": "http://127.0.0.1:9/v1/chat/completions"})
         if fault == "silent":
             await _nothing()
-        prompt = next((m.content for m in reversed(call.messages) if m.role == "user"), "")
-        tokens = tokens_of(answer_to(prompt))
+        made, told = wanted(call.messages, [tool.function.name for tool in call.tools])
+        prompt = next((m.content or "" for m in reversed(call.messages) if m.role == "user"), "")
+        tokens = tokens_of(answer_to(told or prompt))
         reason = "stop"
         if call.max_tokens is not None and call.max_tokens < len(tokens):
             tokens, reason = tokens[: call.max_tokens], "length"
-        asked = sum(len(tokens_of(message.content)) for message in call.messages)
+        asked = sum(len(tokens_of(message.content or "")) for message in call.messages)
         usage = {"prompt_tokens": asked, "completion_tokens": len(tokens), "total_tokens": asked + len(tokens)}
         if not call.stream or fault == "whole":
-            message = {"role": "assistant", "content": "".join(tokens)}
+            message: dict[str, object] = {"role": "assistant", "content": "".join(tokens)}
+            if made is not None:
+                message, reason = (
+                    {"role": "assistant", "content": None, "tool_calls": [made.as_protocol()]},
+                    "tool_calls",
+                )
             choice = {"index": 0, "message": message, "finish_reason": reason}
             return web.json_response({**_HEAD, "model": call.model, "choices": [choice], "usage": usage})
         return await self._stream(request, call, tokens, reason, usage, fault)

@@ -62,13 +62,12 @@ def test_the_reference_has_every_member_that_a_surface_shows(surface: str) -> No
 def own_members(shown: dict[str, Any]) -> set[str]:
     """The members that Perdure chose to put in, not those that are the protocol's frame."""
     if "metadata" in shown:
-        return set(shown["metadata"]["perdure"])
+        return {*shown["metadata"]["perdure"]}
     if "value" in shown:
         return set(shown["value"])
     if "mode" in shown:
-        return {"mode", "page"} | (
-            {"action", "comment"} & shown.get("requestedSchema", {}).get("properties", {}).keys()
-        )
+        properties: dict[str, Any] = shown.get("requestedSchema", {}).get("properties", {})
+        return {name for name in ("action", "comment") if name in properties}
     return {name for part in shown["message"]["parts"] for name in part.get("data", ())}
 
 
