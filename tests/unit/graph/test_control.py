@@ -191,7 +191,7 @@ async def test_a_form_asks_named_people_and_its_fields_flow_on() -> None:
 @pytest.mark.parametrize(
     ("inputs", "expected"),
     [
-        ({"response_schema": {"type": "objekt"}}, {("/nodes/0/inputs/response_schema/$ref", "remote-reference")}),
+        ({"response_schema": {"type": "objekt"}}, {("/nodes/0/inputs/response_schema", "invalid-schema")}),
         ({"response_schema": []}, {("/nodes/0/inputs/response_schema", "wrong-type")}),
         ({"response_schema": {"$ref": "http://x/y"}}, {("/nodes/0/inputs/response_schema/$ref", "remote-reference")}),
         ({"assignees": {"user": ["bob"]}}, {("/nodes/0/inputs/assignees/user", "unknown-member")}),
