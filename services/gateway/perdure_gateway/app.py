@@ -23,6 +23,7 @@ from perdure.ids import JobId, JobRef
 from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_gateway import calls, entry, keys, policy
+from perdure_gateway.audits import Trail
 from perdure_gateway.auth import Keys
 from perdure_gateway.cors import Cors
 from perdure_gateway.cursors import Cursors
@@ -37,6 +38,7 @@ from perdure_gateway.revoke import Revocations
 from perdure_gateway.routes import events, flows, health, inbox, job_acts, jobs, runtime
 from perdure_gateway.routes import keys as key_routes
 from perdure_gateway.routes import service as service_routes
+from perdure_gateway.secrets import Secrets
 from perdure_gateway.sql import Sql
 from perdure_gateway.strict import MAX_BYTES
 
@@ -141,7 +143,10 @@ def make(
     app[keys.SERVICE], app[keys.CHANCE], app[keys.LIMITS] = service, SystemChance(), Limits()
     app[keys.KEYS] = Keys(sql, service.clock, outage_seconds)
     app[keys.FLOWS] = FlowHeads(sql, service.clock, outage_seconds, partial(blob.get, bus))
-    app[keys.CURSORS] = Cursors(sql)
+    app[keys.SECRETS] = Secrets(sql)
+    app[keys.CURSORS] = Cursors(app[keys.SECRETS])
+    app[keys.TRAIL] = Trail(bus, service.clock)
+    app.cleanup_ctx.append(_trail)
     revocations.on("job", lambda tenant, job: deleted.note(JobRef(tenant, JobId(job))))
     revocations.on("key", lambda _, key: app[keys.KEYS].forget(key))
     for resource in RESOURCES:
@@ -149,3 +154,8 @@ def make(
     policy.check(app)
     app.on_response_prepare.append(entry.headers)
     return app
+
+
+async def _trail(app: web.Application) -> AsyncIterator[None]:
+    async with app[keys.TRAIL].writing():
+        yield

@@ -15,15 +15,13 @@ import msgspec
 
 from perdure.core import codec
 from perdure.db.page import PageKey
-from perdure.db.principals import tenant_secret
 from perdure.ids import Tenant
 from perdure_gateway.auth import Caller
 from perdure_gateway.problems import Problem
-from perdure_gateway.sql import Sql
+from perdure_gateway.secrets import MAC_BYTES, Secrets
 
 FORMAT: Final = 1
 MAX_CHARS: Final = 1024
-_MAC_BYTES: Final = 32
 
 
 class _Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -33,11 +31,10 @@ class _Cursor(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Cursors:
-    """Signs and reads cursors with the tenant's secret, which is read from SQL once."""
+    """Signs and reads cursors with the tenant's secret."""
 
-    def __init__(self, sql: Sql) -> None:
-        self._sql = sql
-        self._secrets: dict[Tenant, bytes] = {}
+    def __init__(self, secrets: Secrets) -> None:
+        self._secrets = secrets
 
     async def write(self, caller: Caller, what: str, filters: Mapping[str, str], key: PageKey) -> str:
         """The cursor of the page of `what` behind `key`. Raises Unavailable."""
@@ -50,7 +47,7 @@ class Cursors:
             raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise _refused() from None
-        mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
+        mac, body = raw[:MAC_BYTES], raw[MAC_BYTES:]
         if len(cursor) > MAX_CHARS or not hmac.compare_digest(mac, await self._mac(caller.tenant, body)):
             raise _refused()
         found = msgspec.json.decode(body, type=_Cursor)  # signed, so it is one of ours
@@ -59,12 +56,7 @@ class Cursors:
         return found.key
 
     async def _mac(self, tenant: Tenant, body: bytes) -> bytes:
-        secret = self._secrets.get(tenant)
-        if secret is None:
-            async with self._sql.writing() as conn:
-                secret = await tenant_secret(conn, tenant)
-            self._secrets[tenant] = secret
-        return hmac.digest(secret, b"cursor:" + body, "sha256")
+        return await self._secrets.mac(tenant, "cursor", body)
 
 
 def _scope(caller: Caller, what: str, filters: Mapping[str, str]) -> str:

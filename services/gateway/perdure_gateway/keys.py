@@ -9,6 +9,7 @@ from perdure.bus.fanout import Fanout
 from perdure.clock import SystemChance
 from perdure.jobs.desk import Desk
 from perdure.service import Service
+from perdure_gateway.audits import Trail
 from perdure_gateway.auth import Keys
 from perdure_gateway.cors import Cors
 from perdure_gateway.cursors import Cursors
@@ -19,6 +20,7 @@ from perdure_gateway.limits import Limits
 from perdure_gateway.metrics import Metrics
 from perdure_gateway.rates import Rates
 from perdure_gateway.revoke import Revocations
+from perdure_gateway.secrets import Secrets
 from perdure_gateway.sql import Sql
 
 BUS: Final = web.AppKey("bus", Bus)
@@ -36,4 +38,6 @@ CORS: Final = web.AppKey("cors", Cors)
 RATES: Final = web.AppKey("rates", Rates)
 FULLNESS: Final = web.AppKey("fullness", Fullness)
 METRICS: Final = web.AppKey("metrics", Metrics)
+TRAIL: Final = web.AppKey("trail", Trail)
+SECRETS: Final = web.AppKey("secrets", Secrets)
 CHANCE: Final = web.AppKey("chance", SystemChance)

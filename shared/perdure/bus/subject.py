@@ -89,6 +89,11 @@ def inbox_subject(tenant: Tenant) -> str:
     return f"inbox.{_token(tenant)}.request"
 
 
+def audit_subject(tenant: Tenant) -> str:
+    """Where what is done in a tenant is recorded. Raises Malformed."""
+    return f"audit.{_token(tenant)}"
+
+
 def revoke_subject(tenant: Tenant) -> str:
     """Where gateways tell each other what of a tenant's is no longer good. Raises Malformed."""
     return f"revoke.{_token(tenant)}"

@@ -9,9 +9,12 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from perdure.bus.audit import Record
+from perdure.bus.connection import Bus
 from perdure.bus.doorbell import Doorbells
 from perdure.bus.eventlog import EventLog
 from perdure.bus.fanout import Fanout
+from perdure.bus.stream import direct_batch
 from perdure.client.sse import SseFrame, SseParser
 from perdure.clock import SystemClock
 from perdure.db.engine import Database
@@ -169,3 +172,22 @@ async def gateway(start_gateway: StartGateway) -> Gateway:
     answer = await gateway.client.post("/api/flows", {"name": "echo", "definition": FLOW})
     assert answer.status == 201, answer.raw
     return gateway
+
+
+@pytest.fixture
+def audited(bus: Bus, tenant: Tenant, eventually: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Any]]:
+    """`await audited(n)`: the tenant's records in AUDIT, once there are `n` of them."""
+
+    async def audited(count: int) -> list[Record]:
+        found: list[Record] = []
+
+        async def there() -> bool:
+            kept = await direct_batch(bus, "AUDIT", f"audit.{tenant}", 0)
+            found[:] = [msgspec.json.decode(read.body, type=Record) for read in kept]
+            return len(found) >= count
+
+        await eventually(there)
+        assert len(found) == count, found
+        return found
+
+    return audited

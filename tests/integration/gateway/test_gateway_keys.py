@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from perdure.bus.audit import Record
 from perdure.core.instant import later, seconds_between
 from perdure.db.engine import Database
 from perdure.db.keys import OVERLAP_SECONDS
@@ -15,6 +16,7 @@ from perdure_gateway.policy import SCOPES
 
 Gateway = Any  # the conftest's
 StartGateway = Callable[..., Awaitable[Any]]
+Audited = Callable[[int], Awaitable[list[Record]]]
 
 
 async def with_key(gateway: Gateway, secret: str, method: str, path: str, body: Any = None, **headers: str) -> Any:
@@ -177,3 +179,16 @@ async def test_another_tenants_keys_are_not_there(gateway: Gateway, database: Da
     assert (await gateway.client.post(f"/api/keys/{own}/rotate")).status == 404
     assert own not in {row["id"] for row in (await gateway.client.get("/api/keys")).body["data"]}
     assert (await with_key(gateway, foreign, "GET", "/api/whoami")).body["tenant"] == "foreign"
+
+
+async def test_what_is_done_to_keys_is_in_the_audit(gateway: Gateway, audited: Audited) -> None:
+    key = await made(gateway, service="ci", scopes=["read"])
+    rotated = (await gateway.client.post(f"/api/keys/{key['id']}/rotate")).body
+    assert (await gateway.client.call("DELETE", f"/api/keys/{key['id']}")).status == 204
+    found = await audited(3)
+    assert [(r.what, r.object, r.result, r.principal) for r in found] == [
+        (what, key["id"], "done", "user:ann") for what in ("key.create", "key.rotate", "key.revoke")
+    ]
+    assert found[0].facts == {"of": "service:ci", "scopes": ["read"]}
+    assert (found[1].facts["made"], found[0].address) == (rotated["id"], "127.0.0.1")
+    assert key["secret"].encode() not in msgspec.json.encode(found)

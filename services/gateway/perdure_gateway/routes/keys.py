@@ -16,7 +16,7 @@ from perdure.errors import Fault, Forbidden, Invalid, Malformed
 from perdure.ids import Principal
 from perdure_gateway import answers, bodies
 from perdure_gateway.auth import CALLER, Caller
-from perdure_gateway.keys import DESK, REVOCATIONS, SQL
+from perdure_gateway.keys import DESK, REVOCATIONS, SQL, TRAIL
 from perdure_gateway.policy import Right, op
 from perdure_gateway.problems import Problem
 
@@ -48,6 +48,7 @@ async def create(request: web.Request) -> web.Response:
             conn, caller.tenant, principal, now=now, scopes=scopes, expires_at=expires, name=body.name
         )
         made = await get_key(conn, caller.tenant, _id(secret))
+    request.app[TRAIL].note(request, "key.create", made.id, of=principal, scopes=made.scopes, expires_at=expires)
     return _shown_once(made, secret)
 
 
@@ -64,6 +65,7 @@ async def rotate(request: web.Request) -> web.Response:
         secret = await rotate_key(conn, caller.tenant, old, now)
         made = await get_key(conn, caller.tenant, _id(secret))
     await request.app[REVOCATIONS].tell(caller.tenant, "key", old)
+    request.app[TRAIL].note(request, "key.rotate", old, of=made.principal, made=made.id)
     return _shown_once(made, secret)
 
 
@@ -76,6 +78,7 @@ async def revoke(request: web.Request) -> web.Response:
     async with request.app[SQL].writing() as conn:
         await revoke_key(conn, caller.tenant, key, now)
     await request.app[REVOCATIONS].tell(caller.tenant, "key", key)
+    request.app[TRAIL].note(request, "key.revoke", key)
     return web.Response(status=204)
 
 
