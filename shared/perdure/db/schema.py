@@ -247,6 +247,47 @@ runners: Final = Table(
     Index("ix_runners_seen", "seen_at"),
 )
 
+groups: Final = Table(
+    "groups",
+    metadata,
+    Column("tenant", TEXT, ForeignKey("tenants.tenant"), nullable=False),
+    Column("name", TEXT, nullable=False),
+    Column("created_at", TEXT, nullable=False),
+    PrimaryKeyConstraint("tenant", "name"),
+)
+
+group_members: Final = Table(
+    "group_members",
+    metadata,
+    Column("tenant", TEXT, nullable=False),
+    Column("group_name", TEXT, nullable=False),
+    Column("principal", TEXT, nullable=False),  # "user:ann"
+    Column("added_at", TEXT, nullable=False),
+    Column("added_by", TEXT, nullable=False),
+    PrimaryKeyConstraint("tenant", "group_name", "principal"),
+    ForeignKeyConstraint(["tenant", "group_name"], ["groups.tenant", "groups.name"]),
+    Index("ix_group_members_principal", "tenant", "principal"),
+)
+
+answer_links: Final = Table(
+    "answer_links",
+    metadata,
+    Column("tenant", TEXT, ForeignKey("tenants.tenant"), nullable=False),
+    Column("link_id", TEXT, nullable=False),
+    Column("request_id", TEXT, nullable=False),  # of the log: its row in `requests` may come a second later
+    Column("revision", Integer, nullable=False),
+    Column("audience", TEXT, nullable=False),  # "user:ann", or "link:<label>" for somebody outside
+    Column("actions", TEXT, nullable=False),  # JSON array; empty: all of the request's
+    Column("created_at", TEXT, nullable=False),
+    Column("created_by", TEXT, nullable=False),
+    Column("expires_at", TEXT, nullable=False),
+    Column("used_at", TEXT),
+    Column("revoked_at", TEXT),
+    Column("revoked_by", TEXT),
+    PrimaryKeyConstraint("tenant", "link_id"),
+    Index("ix_answer_links_expires", "expires_at"),
+)
+
 
 def insert(conn: AsyncConnection, table: Table) -> "sqlite.Insert | postgresql.Insert":
     """`INSERT INTO table` with this database's ON CONFLICT clause."""
