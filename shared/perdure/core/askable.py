@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from perdure.core import schema
 from perdure.core.asked import Inputs, assigned
 from perdure.core.event import UserValue
-from perdure.core.graph.faults import Faults, pointer
 from perdure.core.fit import COMMENT
+from perdure.core.graph.faults import Faults, pointer
 from perdure.errors import Fault
 
 

@@ -25,6 +25,7 @@ MAX_EXTERNAL_IDS: Final = 20
 MAX_SECONDS: Final = 400 * 86_400
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,126}", re.ASCII)  # of a user or a group
 _LABEL: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_OUTSIDER: Final = re.compile(r"link:[A-Za-z0-9._-]{1,64}", re.ASCII)  # whoever has the answer link of that label
 _POINTER: Final = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
 ANYONE: Final = ("anyone", "anyone:execute", "anyone:answer")  # short forms; the first is the second
 
@@ -82,11 +83,13 @@ def assignees(value: UserValue, at: str, faults: Faults, *, somebody: bool = Fal
             faults.add(at, "too-long", f"at most {MAX_ASSIGNEES} names")
         for index, short in enumerate(value):
             if not _short(short):
-                faults.add(f"{at}/{index}", "invalid-value", "must be user:<name>, group:<name> or anyone")
+                faults.add(
+                    f"{at}/{index}", "invalid-value", "must be user:<name>, group:<name>, link:<label> or anyone"
+                )
     elif _members(value, ("users", "groups", "anyone_with"), "assignees", at, faults):
         for member in ("users", "groups"):
             if member in value:
-                _names(value[member], f"{at}/{member}", faults)
+                _names(value[member], f"{at}/{member}", faults, outsiders=member == "users")
         if "anyone_with" in value and value["anyone_with"] not in ("execute", "answer"):
             faults.add(f"{at}/anyone_with", "invalid-value", "must be execute or answer")
     if somebody and (value == [] or (isinstance(value, dict) and not any(value.values()))):
@@ -175,7 +178,7 @@ def assigned(value: UserValue) -> Assignees:
     named: dict[str, list[str]] = {"user": [], "group": [], "anyone": []}
     for short in value:
         kind, _, name = short.partition(":")
-        named[kind].append(name)
+        named["user" if kind == "link" else kind].append(short if kind == "link" else name)
     anyone: Literal["execute", "answer"] = "answer" if "answer" in named["anyone"] else "execute"
     return Assignees(
         users=tuple(named["user"]), groups=tuple(named["group"]), anyone_with=anyone if named["anyone"] else None
@@ -186,15 +189,16 @@ def _short(value: UserValue) -> bool:
     if not isinstance(value, str) or value in ANYONE:
         return isinstance(value, str)
     kind, _, name = value.partition(":")
-    return kind in ("user", "group") and _NAME.fullmatch(name) is not None
+    named = kind in ("user", "group") and _NAME.fullmatch(name) is not None
+    return named or _OUTSIDER.fullmatch(value) is not None
 
 
-def _names(value: UserValue, at: str, faults: Faults) -> None:
+def _names(value: UserValue, at: str, faults: Faults, *, outsiders: bool) -> None:
     if not _strings(value, MAX_ASSIGNEES):
         faults.add(at, "wrong-type", f"must be a list of at most {MAX_ASSIGNEES} names")
         return
     for index, name in enumerate(value):
-        if _NAME.fullmatch(name) is None:
+        if _NAME.fullmatch(name) is None and not (outsiders and _OUTSIDER.fullmatch(name)):
             faults.add(f"{at}/{index}", "invalid-value", f"must match {_NAME.pattern}")
 
 

@@ -5,8 +5,8 @@
     I4  what only a runner writes lies within an attempt, before anything that ended it
     I5  a step is over once: completed, failed for good or skipped
     I7  no attempt starts on a sleeping job without a recorded cause, or a back-off, drain or missing code that is over
-    I8  a request is asked before it is settled, by its own id, and settled once; only an open one has votes, one a voter
-        for what it shows
+    I8  a request is asked before it is settled, by its own id, and settled once; it has votes while it is open, one a
+        voter for what it shows
 
 It reads the events by itself, apart from the fold's own verdict on each, so that a mistake of the fold does not hide.
 """

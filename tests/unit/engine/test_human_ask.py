@@ -73,7 +73,7 @@ async def test_the_whole_record_is_what_was_asked() -> None:
     job = MemoryJob()
     await job.run(
         asks(
-            assignees=["user:bob", "group:finance", "anyone"],
+            assignees=["user:bob", "group:finance", "link:lena", "anyone"],
             forbid_self=True,
             quorum=Quorum(n=2, of=Assignees(groups=("finance",)), veto=("reject",)),
             expires_in=timedelta(days=1),
@@ -85,7 +85,7 @@ async def test_the_whole_record_is_what_was_asked() -> None:
         )
     )
     asked = job.open_request("review")
-    assert asked.assignees == Assignees(users=("bob",), groups=("finance",), anyone_with="execute")
+    assert asked.assignees == Assignees(users=("bob", "link:lena"), groups=("finance",), anyone_with="execute")
     assert asked.forbid_self is True
     assert asked.quorum == Quorum(n=2, of=Assignees(groups=("finance",)), veto=("reject",))
     assert asked.reminders == (3600, 7200)
