@@ -102,12 +102,11 @@ def settle(
     if asked is None or not visible(asked, who, watcher=WATCHER in who.rights):
         raise NotFound("no such request")
     _may(asked, who, answer.action)
-    said = content_digest(answer.action, payload_of(asked, answer), asked.proposal_digest, approved(asked, answer))
     if (settled := job.settled.get(asked.id)) is not None:
-        return _again(settled, who, said)
+        return _again(settled, who, _content(asked, answer))
     still_open(job, asked)
     if asked.quorum is not None and (voted := vote_of(job, asked, who.principal)) is not None:
-        if voted.vote.payload_digest == said:
+        if voted.vote.payload_digest == _content(asked, answer):
             return voted
         raise Conflict("already-voted", "a vote is final", {"voted_at": voted.at, "action": voted.vote.action})
     _seen(asked, answer)
@@ -115,33 +114,23 @@ def settle(
     if found:
         raise Invalid(found, "invalid-answer")
     proposed = asked.proposal_digest is not None
-    vote = ev.VotedData(
+    given = ev.AnsweredData(
         request_id=asked.id,
         revision=asked.revision,
         action=answer.action,
         payload=payload_of(asked, answer),
-        payload_digest=said,
         by=who.principal,
         via=via,
-        comment=answer.comment,
         proposal=approved(asked, answer) if proposed else None,
         proposal_digest=asked.proposal_digest,
         edited=proposed and edited(asked, answer),
+        comment=answer.comment,
     )
-    if asked.quorum is not None:
-        return decided(job, asked, vote, at)
-    return ev.AnsweredData(
-        request_id=vote.request_id,
-        revision=vote.revision,
-        action=vote.action,
-        payload=vote.payload,
-        by=vote.by,
-        via=vote.via,
-        proposal=vote.proposal,
-        proposal_digest=vote.proposal_digest,
-        edited=vote.edited,
-        comment=vote.comment,
-    )
+    return given if asked.quorum is None else decided(job, asked, given, at)
+
+
+def _content(asked: ev.Request, answer: Answer) -> str:
+    return content_digest(answer.action, payload_of(asked, answer), asked.proposal_digest, approved(asked, answer))
 
 
 def still_open(job: JobState, asked: ev.Request) -> None:

@@ -60,28 +60,29 @@ def agreeable(job: JobState, asked: ev.Request) -> bool:
 
 
 def decided(
-    job: JobState, asked: ev.Request, vote: ev.VotedData, at: Instant
+    job: JobState, asked: ev.Request, given: ev.AnsweredData, at: Instant
 ) -> ev.VotedData | ev.AnsweredData | ev.ExpiredData:
-    """What `vote`, given at `at`, is: the answer, the end of all hope for one, or one more vote."""
+    """What `given`, a fit answer given at `at`, is: the answer, the end of all hope for one, or one more vote."""
     quorum = asked.quorum
     assert quorum is not None, "without a quorum nobody votes"
+    vote = ev.VotedData(
+        request_id=given.request_id,
+        revision=given.revision,
+        action=given.action,
+        payload=given.payload,
+        payload_digest=content_digest(given.action, given.payload, given.proposal_digest, given.proposal),
+        by=given.by,
+        via=given.via,
+        comment=given.comment,
+        proposal=given.proposal,
+        proposal_digest=given.proposal_digest,
+        edited=given.edited,
+    )
     before = counted(job, asked)
     votes = [*(earlier for earlier, _ in before), vote]
     equal = sum(other.payload_digest == vote.payload_digest for other in votes)
     if vote.action in quorum.veto or equal >= quorum.n:
-        return ev.AnsweredData(
-            request_id=asked.id,
-            revision=asked.revision,
-            action=vote.action,
-            payload=vote.payload,
-            by=vote.by,
-            via=vote.via,
-            proposal=vote.proposal,
-            proposal_digest=vote.proposal_digest,
-            edited=vote.edited,
-            comment=vote.comment,
-            votes=_listed(before, vote, at),
-        )
+        return replace(given, votes=_listed(before, vote, at))
     if len(job.votes.get(asked.id, ())) + 1 >= MAX_VOTES or not _agreeable(asked, votes):
         listed = _listed(before, vote, at)
         return ev.ExpiredData(

@@ -46,7 +46,8 @@ async def cancel(
     Unavailable.
     """
     log = await load(desk, ref)
-    wish, now = Wish(by, reason, grace_seconds, force), desk.clock.broker_now()
+    wish = Wish(by, reason, grace_seconds, force)
+    now = desk.clock.broker_now() if desk.clock.broker_known else None
     try:
         stored = await log.append(lambda job: _cancel(job, wish, now), budget_seconds=BUDGET_SECONDS)
     except OutcomeUnknown as exc:
@@ -59,10 +60,11 @@ async def cancel(
     return log.state
 
 
-def _cancel(job: JobState, wish: Wish, now: Instant) -> ev.AnyData | None:
+def _cancel(job: JobState, wish: Wish, now: Instant | None) -> ev.AnyData | None:
+    """`now` is None while the broker's time is not known: then nothing is over by it."""
     if job.terminal or job.fingerprint is None:
         return None
-    if isinstance(over := due(job, now), ev.CancelledData | ev.TimedOutData):
+    if now is not None and isinstance(over := due(job, now), ev.CancelledData | ev.TimedOutData):
         return over
     if job.status is not Status.RUNNING or wish.force:
         return ev.CancelledData(fingerprint=job.fingerprint, by=wish.by, reason=wish.reason or "cancelled_by_user")

@@ -64,3 +64,16 @@ def test_a_log_knows_that_it_has_warned() -> None:
     log.append(story.add(ev.ProgressData(name=bounds.WARNING, occurrence=1)))
     assert bounds.warned(log)
     assert verify.log(log) == []
+
+
+@pytest.mark.parametrize(
+    ("seq", "size", "deaf"),
+    [
+        (45_000 - 1, 0, False),
+        (45_000, 0, True),
+        (10, int(MAX_LOG_BYTES * 0.9) - 1, False),
+        (10, int(MAX_LOG_BYTES * 0.9) + 1, True),
+    ],
+)
+def test_at_nine_tenths_nobody_may_talk_to_it_any_more(seq: int, size: int, deaf: bool) -> None:
+    assert bounds.deaf(running(seq), size) is deaf

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.core.codec import decode_value
-from perdure.core.jcs import jcs
+from perdure.core.jcs import jcs, same, sameness
 from perdure.core.request import proposal_digest
 from perdure.errors import Malformed
 
@@ -69,3 +69,38 @@ def test_what_is_equal_has_one_digest_and_what_is_shown_counts() -> None:
     assert digest.startswith("sha256:")
     assert len({digest, *(proposal_digest(*shown) for shown in (("T", None, 1), ("T", "m", 1), ("T", "m", True)))}) == 4
     assert math.isfinite(float(jcs(0.1)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        (120, 120.0, True),
+        (0, -0.0, True),
+        ({"a": [1, {"b": 2.0}]}, {"a": [1.0, {"b": 2}]}, True),
+        (1, True, False),
+        (0, None, False),
+        ("1", 1, False),
+        (2**53, float(2**53), True),
+        (2**53 + 1, float(2**53), False),
+        (2**60, float(2**60), True),
+        (1152921504606847000, float(2**60), False),  # as ECMAScript writes that double
+        (2**63 - 1, 2**63 - 2, False),
+        ((1, 2), [1, 2], True),
+    ],
+)
+def test_values_are_the_same_when_their_numbers_are(one: Any, other: Any, alike: bool) -> None:
+    assert same(one, other) is alike
+
+
+integers = st.integers(-(2**63), 2**63 - 1)
+
+
+@given(integers | st.floats(allow_nan=False, allow_infinity=False), integers)
+def test_any_two_numbers_are_the_same_exactly_when_they_are_equal(one: float, other: int) -> None:
+    for number in (other, float(other)):
+        assert (sameness(one) == sameness(number)) is (one == number)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(), st.lists))
+def test_what_has_a_canonical_form_is_the_same_as_what_has_the_same_one(value: Any) -> None:
+    assert sameness(value) == jcs(value)
