@@ -74,7 +74,7 @@ def own_members(shown: dict[str, Any]) -> set[str]:
 # ------------------------------------------------------------------------------------------------ what people say
 
 TEXT: Final = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)
-NOTE: Final = st.text("abc def", min_size=1, max_size=20)
+NOTE: Final = st.text("abc def", min_size=1, max_size=20).filter(str.strip)
 VALUES: Final[dict[str, st.SearchStrategy[Any]]] = {
     "note": NOTE,
     "mail": st.just("a@example.com"),
