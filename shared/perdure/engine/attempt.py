@@ -14,7 +14,7 @@ import structlog
 
 from perdure import probe
 from perdure.core import event as ev
-from perdure.core.alarm import due
+from perdure.core.alarm import decides_at, due
 from perdure.core.event import TERMINAL, AnyEvent
 from perdure.core.instant import Instant, seconds_between
 from perdure.core.key import ROOT, Key
@@ -242,7 +242,7 @@ class Pass:
         """When time next changes something: for a call, or for the job as a whole."""
         job = self._port.job
         instants = [call.due for call in self._bench.branches.parked() if call.handler is None]
-        return min((at for at in [*instants, *ends.instants(job)] if at is not None), default=None)
+        return min((at for at in [*instants, decides_at(job)] if at is not None), default=None)
 
     async def _changed(self, until: Instant | None, moves: int, hanging: bool = False) -> bool:
         """Until an event, a move, a handler's end, a drain, or `until`; False when code hung for long."""

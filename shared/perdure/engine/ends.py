@@ -5,7 +5,6 @@ from typing import Any, Final
 
 from perdure.core import codec, journal
 from perdure.core import event as ev
-from perdure.core.alarm import grace_end
 from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant, later
 from perdure.core.machine import JobState
@@ -72,12 +71,6 @@ def unmatched(error: CodeChanged, log: Sequence[AnyEvent], now: Instant) -> ev.S
     until = later(now, journal.code_back_off(log))
     wait = ev.Waiting(kind="code", path=error.path, expected=error.expected, found=error.found, until=until)
     return ev.SuspendedData(waiting=(wait,), wake_at=until)
-
-
-def instants(job: JobState) -> list[Instant | None]:
-    """When time decides something about a job that runs: its deadline, the end of a grace, its requests' deadlines."""
-    deadline = job.submitted.deadline_at if job.submitted is not None else None
-    return [deadline, grace_end(job), *(r.expires_at for r in job.asked.values())]
 
 
 def _fingerprint(job: JobState) -> Digest:

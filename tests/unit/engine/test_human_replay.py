@@ -305,3 +305,41 @@ async def test_a_deadline_of_one_gate_leaves_the_other_open(seconds: float) -> N
     job.answer("gate", "approve")
     await job.run(flow)
     assert job.outputs["result"] == ["deadline", "approve"]
+
+
+async def test_an_escalation_acts_while_another_branch_works() -> None:
+    job, hold = MemoryJob(), asyncio.Event()
+
+    async def body(ctx: Context) -> str:
+        async def work() -> None:
+            await hold.wait()
+
+        answer, _ = await ctx.gather(
+            ctx.ask("gate", title="?", assignees=["user:bob"], escalations={60: ["user:zoe"]}), ctx.step("work", work)
+        )
+        return str(answer.action)
+
+    running = asyncio.create_task(job.live(Workflow("flow", body)))
+    await turns()
+    job.clock.advance(60)
+    await turns()
+    asked = job.open_request("gate")
+    assert (asked.revision, asked.escalated, asked.assignees) == (2, 1, ev.Assignees(users=("bob", "zoe")))
+    job.answer("gate", "approve")
+    hold.set()
+    await running
+    assert job.outputs == {"result": "approve"}
+    assert verify.log(job.log) == []
+
+
+async def test_an_escalation_of_a_sleeping_job_wakes_nobody() -> None:
+    job, flow = MemoryJob(), asks("?", assignees=["user:bob"], escalations={60: ["user:zoe"], 120: ["group:leads"]})
+    await job.run(flow)
+    job.clock.advance(200)
+    asleep = await job.run(flow)
+    assert isinstance(asleep, ev.InputRequested)
+    assert len(job.events(ev.AttemptStarted)) == 1
+    assert job.open_request("review").assignees == ev.Assignees(users=("bob", "zoe"), groups=("leads",))
+    job.answer("review", "approve")
+    await job.run(flow)
+    assert job.outputs["result"][0] == "approve"
