@@ -85,7 +85,7 @@ def _reachable(given: Inputs, asker: str | None, at: str, faults: Faults) -> Non
     absent = {asker} if given.get("forbid_self") else set()
     if quorum is not None and pool is not None and len(pool - absent) < quorum["n"]:
         faults.add(f"{at}/quorum/n", "out-of-range", f"only {len(pool - absent)} can vote")
-    elif everybody is not None and not everybody - absent:
+    elif pool is everybody and everybody is not None and not everybody - absent:
         faults.add(f"{at}/assignees", "not-allowed", "forbid_self leaves nobody to answer")
 
 

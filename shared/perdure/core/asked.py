@@ -76,7 +76,7 @@ def pointers(value: UserValue, at: str, faults: Faults) -> None:
 def assignees(value: UserValue, at: str, faults: Faults, *, somebody: bool = False) -> None:
     """Users, groups or whoever has a right: as an object, or as a list of short forms (`user:bob`, `group:finance`).
 
-    With `somebody` it must name at least one.
+    Among users `link:<label>` is an outsider with an answer link. With `somebody` it must name at least one.
     """
     if isinstance(value, list):
         if len(value) > MAX_ASSIGNEES:
@@ -171,7 +171,7 @@ def assigned(value: UserValue) -> Assignees:
     """The record of assignees that passed their check, whichever form they have."""
     if isinstance(value, dict):
         value = [
-            *(f"user:{name}" for name in value.get("users", ())),
+            *(name if name.startswith("link:") else f"user:{name}" for name in value.get("users", ())),
             *(f"group:{name}" for name in value.get("groups", ())),
             *([f"anyone:{value['anyone_with']}"] if "anyone_with" in value else ()),
         ]

@@ -98,6 +98,22 @@ async def test_the_whole_record_is_what_was_asked() -> None:
     assert verify.log(job.log) == []
 
 
+async def test_outsiders_are_named_by_the_label_of_their_link() -> None:
+    job = MemoryJob()
+    await job.run(
+        asks(assignees=["user:bob", "link:auditor"], quorum=Quorum(n=2, of=Assignees(users=("link:auditor", "bob"))))
+    )
+    asked = job.open_request("review")
+    assert asked.assignees == Assignees(users=("bob", "link:auditor"))
+    assert asked.quorum == Quorum(n=2, of=Assignees(users=("link:auditor", "bob")))
+
+
+async def test_a_pool_beside_the_assignees_may_answer_where_they_may_not() -> None:
+    job = MemoryJob()
+    await job.run(asks(assignees=["user:ann"], forbid_self=True, quorum=Quorum(n=1, of=Assignees(users=("bob",)))))
+    assert job.open_request("review").forbid_self
+
+
 async def test_a_number_is_a_quorum() -> None:
     job = MemoryJob()
     await job.run(asks(quorum=2, assignees=Assignees(groups=("finance",))))
