@@ -19,7 +19,7 @@ from perdure.clock import SystemChance
 from perdure.config import GatewaySettings
 from perdure.db.engine import Database, open_database
 from perdure.errors import Unavailable
-from perdure.ids import JobId, JobRef
+from perdure.ids import JobId, JobRef, Principal
 from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_gateway import calls, entry, keys, policy
@@ -32,10 +32,23 @@ from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.front import Front, Gate
 from perdure_gateway.fullness import Fullness
 from perdure_gateway.limits import Limits
+from perdure_gateway.memberships import Memberships
 from perdure_gateway.metrics import Metrics
 from perdure_gateway.rates import PER_MINUTE, Rates
 from perdure_gateway.revoke import Revocations
-from perdure_gateway.routes import events, flows, health, inbox, job_acts, jobs, runtime
+from perdure_gateway.routes import (
+    events,
+    flows,
+    groups,
+    health,
+    inbox,
+    job_acts,
+    jobs,
+    link_pages,
+    links,
+    replies,
+    runtime,
+)
 from perdure_gateway.routes import keys as key_routes
 from perdure_gateway.routes import service as service_routes
 from perdure_gateway.secrets import Secrets
@@ -43,7 +56,21 @@ from perdure_gateway.sql import Sql
 from perdure_gateway.strict import MAX_BYTES
 
 WAIT_SECONDS: Final = 0.2
-RESOURCES: Final = (jobs, job_acts, events, inbox, flows, runtime, key_routes, service_routes, health)
+RESOURCES: Final = (
+    jobs,
+    job_acts,
+    events,
+    inbox,
+    replies,
+    links,
+    link_pages,
+    groups,
+    flows,
+    runtime,
+    key_routes,
+    service_routes,
+    health,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -143,12 +170,14 @@ def make(
     app[keys.SERVICE], app[keys.CHANCE], app[keys.LIMITS] = service, SystemChance(), Limits()
     app[keys.KEYS] = Keys(sql, service.clock, outage_seconds)
     app[keys.FLOWS] = FlowHeads(sql, service.clock, outage_seconds, partial(blob.get, bus))
+    app[keys.MEMBERSHIPS] = Memberships(sql, service.clock, outage_seconds)
     app[keys.SECRETS] = Secrets(sql)
     app[keys.CURSORS] = Cursors(app[keys.SECRETS])
     app[keys.TRAIL] = Trail(bus, service.clock)
     app.cleanup_ctx.append(_trail)
     revocations.on("job", lambda tenant, job: deleted.note(JobRef(tenant, JobId(job))))
     revocations.on("key", lambda _, key: app[keys.KEYS].forget(key))
+    revocations.on("member", lambda tenant, who: app[keys.MEMBERSHIPS].forget(tenant, Principal(who)))
     for resource in RESOURCES:
         app.add_routes(resource.ROUTES)
     policy.check(app)

@@ -98,18 +98,6 @@ class NoBody(Body):
     """Nothing, or an empty object."""
 
 
-class AnswerBody(Body):
-    """`POST /api/inbox/{r}/answer`."""
-
-    user_values = frozenset({"payload", "proposal"})
-
-    action: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    payload: Any = None
-    proposal: Any = None
-    proposal_digest: Annotated[str, StringConstraints(max_length=100)] | None = None
-    comment: Annotated[str, StringConstraints(min_length=1, max_length=4096)] | None = None
-
-
 class FlowBody(Body):
     """`POST /api/flows`."""
 
@@ -137,17 +125,22 @@ async def read(request: web.Request, shape: type[B], *, optional: bool = False) 
         raise policy.Undeclared(f"{shape.__name__} is not what the handler declares")
     if optional and not request.body_exists:
         return parse({}, shape)
-    if "Content-Encoding" in request.headers:
-        raise Problem("unsupported-media-type", "no Content-Encoding is taken", headers={"Connection": "close"})
     types = request.headers.getall("Content-Type", [])
     if len(types) != 1 or _JSON_TYPE.fullmatch(types[0].strip()) is None:
         raise Problem(
             "unsupported-media-type", "send Content-Type: application/json, in UTF-8", headers={"Connection": "close"}
         )
+    return parse(strict.loads(await content(request)), shape)
+
+
+async def content(request: web.Request) -> bytes:
+    """The bytes of a body, whatever they are. Raises Problem (as `read`)."""
+    if "Content-Encoding" in request.headers:
+        raise Problem("unsupported-media-type", "no Content-Encoding is taken", headers={"Connection": "close"})
     if (request.content_length or 0) > strict.MAX_BYTES:
         raise _too_large()
     with request.app[LIMITS].body(request.content_length or strict.MAX_BYTES):
-        return parse(strict.loads(await _bytes(request)), shape)
+        return await _bytes(request)
 
 
 def parse(value: Any, shape: type[B]) -> B:  # Any: decoded JSON

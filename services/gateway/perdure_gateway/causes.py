@@ -43,6 +43,9 @@ CAUSES: Final[Mapping[str, Cause]] = {
     "not-assignee": Cause(
         "The request names people or groups, and you are none of them.", "Ask one of them, or whoever may delegate it."
     ),
+    "self-answer-forbidden": Cause(
+        "The request says that whoever it was made for may not decide it.", "Somebody else has to answer it."
+    ),
     "not-found": Cause(
         "There is no such thing, it was deleted, or it is not yours to see: the three look alike on purpose.",
         "Check the id and the tenant of the key.",
@@ -56,11 +59,18 @@ CAUSES: Final[Mapping[str, Cause]] = {
         "Somebody else's answer was first; the first one counts.",
         "`answered_by`, `answered_at` and `action` say whose.",
     ),
+    "already-voted": Cause(
+        "A vote is final, and you gave another one.", "`voted_at` and `action` say which; wait for the others."
+    ),
     "proposal-changed": Cause(
         "The proposal is no longer the one that you saw.", "Read the request again, and answer with its new digest."
     ),
     "request-withdrawn": Cause(
         "The job no longer asks: the request was withdrawn, or the job has ended.", "There is nothing to answer."
+    ),
+    "job-full": Cause(
+        "The job's log has nearly reached its bound; what is left is kept for its end.",
+        "Say it elsewhere; answers are still taken.",
     ),
     "job-terminal": Cause("The job has ended; nothing follows its end.", "Submit a new job."),
     "job-not-terminal": Cause("The job has not ended.", "Cancel it first, or wait for its end."),
@@ -85,6 +95,13 @@ CAUSES: Final[Mapping[str, Cause]] = {
         "Begin at `latest`, or at 0.",
     ),
     "request-expired": Cause("The time to answer is over.", "`outcome` says what became of the request."),
+    "link-used": Cause(
+        "Somebody has answered by this link; it works once.", "Sending the same answer again is no error."
+    ),
+    "link-void": Cause(
+        "The link has expired or was revoked, or the request has changed or was decided since.",
+        "`reason` says which where it is told; ask for a new link if an answer is still wanted.",
+    ),
     "job-deleted": Cause("The job that this idempotency key has made was deleted.", "Use a new key for a new job."),
     "precondition-failed": Cause(
         "Somebody has changed it since you read it.", "Read it again, and send its new tag in If-Match."

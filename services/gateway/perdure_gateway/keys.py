@@ -17,6 +17,7 @@ from perdure_gateway.deleted import DeletedJobs
 from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.fullness import Fullness
 from perdure_gateway.limits import Limits
+from perdure_gateway.memberships import Memberships
 from perdure_gateway.metrics import Metrics
 from perdure_gateway.rates import Rates
 from perdure_gateway.revoke import Revocations
@@ -38,6 +39,7 @@ CORS: Final = web.AppKey("cors", Cors)
 RATES: Final = web.AppKey("rates", Rates)
 FULLNESS: Final = web.AppKey("fullness", Fullness)
 METRICS: Final = web.AppKey("metrics", Metrics)
+MEMBERSHIPS: Final = web.AppKey("memberships", Memberships)
 TRAIL: Final = web.AppKey("trail", Trail)
 SECRETS: Final = web.AppKey("secrets", Secrets)
 CHANCE: Final = web.AppKey("chance", SystemChance)

@@ -8,7 +8,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 import perdure
-from perdure_gateway.policy import Handler, Policy, policy_of
+from perdure_gateway.policy import Handler, Policy, policy_of, rights
 from perdure_gateway.schemas import REF, components
 
 PROBLEM: Final = {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}}
@@ -19,7 +19,7 @@ _QUERY: Final[dict[str, dict[str, Any]]] = {
     "order": {"type": "string", "enum": ["created", "updated", "urgency", "asked"]},
     "gap": {"type": "string", "enum": ["snapshot"]},
     "waiting": {"type": "string", "enum": ["person"]},
-    **{name: {"type": "boolean"} for name in ("values", "deltas", "dry_run", "mine")},
+    **{name: {"type": "boolean"} for name in ("values", "deltas", "dry_run", "mine", "overdue")},
     **{
         name: {"type": "string", "format": "date-time"}
         for name in ("created_after", "created_before", "updated_after", "expires_before")
@@ -99,8 +99,8 @@ def _operation(method: str, path: str, handler: Handler, declared: Policy, schem
     }
     if declared.public:
         operation["security"] = []
-    elif declared.right is not None:
-        operation["x-scope"] = declared.right
+    elif scopes := rights(declared):
+        operation["x-scope"] = scopes[0] if len(scopes) == 1 else list(scopes)
     if declared.body is not None:
         operation["requestBody"] = {
             "required": not declared.optional,

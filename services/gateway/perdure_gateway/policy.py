@@ -22,13 +22,14 @@ JSON: Final = "application/json"
 
 
 class Policy(Struct, frozen=True, kw_only=True):
-    """`right` is what the caller's key must hold, None where any valid key will do; `public` needs no key at all.
+    """`right` is what the caller's key must hold (of several, one), None where any valid key will do; `public` needs no
+    key at all.
 
     `query` names the parameters, `body` is what is sent (`optional`: or nothing), `answers` the statuses that are no
     problem, `media` what comes back, `record` its shape where it has one; `keyed`: an Idempotency-Key is taken.
     """
 
-    right: Right | None = None
+    right: Right | tuple[Right, ...] | None = None
     public: bool = False
     query: tuple[str, ...] = ()
     body: type[BaseModel] | None = None
@@ -44,7 +45,7 @@ class Undeclared(PerdureError):
 
 
 def op(
-    right: Right | None = None,
+    right: Right | tuple[Right, ...] | None = None,
     *,
     public: bool = False,
     query: tuple[str, ...] = (),
@@ -100,8 +101,15 @@ def check(app: web.Application) -> None:
 
 def permit(policy: Policy, caller: Caller) -> None:
     """Whether the caller's key may do this at all; whose thing it is, is asked by tenant. Raises Forbidden."""
-    if policy.right is not None and not caller.may(policy.right):
+    if rights(policy) and not any(map(caller.may, rights(policy))):
         raise Forbidden("the key's scopes do not allow this")
+
+
+def rights(policy: Policy) -> tuple[Right, ...]:
+    """The rights of which a caller needs one; none: any valid key will do."""
+    if policy.right is None:
+        return ()
+    return policy.right if isinstance(policy.right, tuple) else (policy.right,)
 
 
 _policies: Final[dict[Handler, Policy]] = {}

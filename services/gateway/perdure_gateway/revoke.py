@@ -1,4 +1,5 @@
-"""What must be seen by every gateway at once: a revoked key, a deleted job. Told after the commit on `revoke.<tenant>`.
+"""What must be seen by every gateway at once: a revoked key, a deleted job, a changed membership. Told after the commit
+on `revoke.<tenant>`.
 
 At most once, like all of NATS core: who missed it reads SQL anew within a minute.
 """
@@ -19,7 +20,7 @@ from perdure.errors import Unavailable
 from perdure.ids import Tenant, is_token
 
 FORMAT: Final = 1
-Kind = Literal["key", "job"]
+Kind = Literal["key", "job", "member"]
 
 log = structlog.get_logger(__name__)
 

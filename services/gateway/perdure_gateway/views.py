@@ -18,6 +18,7 @@ from perdure.db.flows import FlowVersion
 from perdure.db.inbox import RequestRow
 from perdure.db.jobs import JobRow, ShortRequest
 from perdure.ids import JobId, JobRef, RequestId, parse_request_id
+from perdure_gateway import requestviews
 
 
 class FlowShort(Struct, frozen=True, omit_defaults=True):
@@ -154,17 +155,18 @@ def request_of_state(
     """A request as its job's log says: the record as last stated, its status, and what settled it."""
     named = FlowShort() if flow is None else FlowShort(flow.id, flow.name, flow.version, flow.kind)
     if settled is not None:
-        return _request(request, named, _STATUS[type(settled.data)], _settled(settled))
+        return _request(request, named, STATUS[type(settled.data)], _settled(settled))
     if job.terminal:
         return _request(request, named, "withdrawn", {"at": job.ended_at, "reason": "job_ended"})
-    return _request(request, named, "pending", None)
+    return _request(request, named, "pending", None) | requestviews.votes(job, request)
 
 
 def request_of_row(row: RequestRow) -> dict[str, Any]:
     """A request as the inbox lists it."""
     settled = {"at": row.settled_at, "seq": row.settled_seq, "by": row.settled_by, "action": row.action}
     short = {name: value for name, value in settled.items() if value is not None}
-    return _request(row.record, FlowShort(row.flow_id, row.flow_name), row.status, short or None)
+    view = _request(row.record, FlowShort(row.flow_id, row.flow_name), row.status, short or None)
+    return view if row.tally is None or row.status != "pending" else view | {"tally": row.tally}
 
 
 def flow_view(flow: FlowVersion, *, definition: bool) -> dict[str, Any]:
@@ -220,4 +222,4 @@ def _settled(settled: Settled) -> dict[str, Any]:
     return {"at": settled.at, "seq": settled.seq} | data
 
 
-_STATUS = {ev.AnsweredData: "answered", ev.ExpiredData: "expired", ev.WithdrawnData: "withdrawn"}
+STATUS = {ev.AnsweredData: "answered", ev.ExpiredData: "expired", ev.WithdrawnData: "withdrawn"}

@@ -1,10 +1,13 @@
 """Commands for people who are asked: the inbox, and answering."""
 
 import asyncio
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Annotated, Final
 
 import msgspec
 from cyclopts import App, Parameter
+from msgspec.structs import replace
 
 from perdure.cli.form import Reply, confirm, fill
 from perdure.cli.lists import print_pages
@@ -12,7 +15,10 @@ from perdure.cli.render import words
 from perdure.cli.session import Common, Exit, Printer
 from perdure.cli.values import read_value, with_set
 from perdure.client import Answered, Client, HumanRequest, Page
+from perdure.clock import SystemClock
 from perdure.errors import Fault, Invalid
+
+LOOK_SECONDS: Final = 1.0  # the inbox is up to a second behind anyway
 
 app = App(name="inbox", help="Requests that wait for a person.")
 COMMON = Common()
@@ -28,17 +34,43 @@ async def list_(
     flow: Annotated[str | None, Parameter(help="Only requests of these flows.")] = None,
     job: Annotated[str | None, Parameter(help="Only requests of these jobs.")] = None,
     kind: Annotated[str | None, Parameter(help="approval, choice, input, tool_call.")] = None,
+    tag: Annotated[str | None, Parameter(help="k:v of the job.")] = None,
+    mine: Annotated[bool, Parameter(negative="", help="Only what I may answer.")] = False,
+    assignee: Annotated[str | None, Parameter(help="me, any, user:NAME, group:NAME.")] = None,
+    overdue: Annotated[bool, Parameter(negative="", help="Only those whose reminder or escalation is past.")] = False,
+    watch: Annotated[bool, Parameter(negative="", help="Go on, and print each that is new.")] = False,
     limit: Annotated[int, Parameter(help="At most so many.")] = 50,
     common: Common = COMMON,
 ) -> int:
     """List requests."""
     status = "pending,answered,expired,withdrawn" if all_ else status
+    whose, printer = "me" if mine else assignee, common.printer()
     async with common.client() as client:
 
         async def fetch(limit: int, cursor: str | None) -> Page[HumanRequest]:
-            return await client.inbox(status=status, flow=flow, job=job, kind=kind, limit=limit, cursor=cursor)
+            return await client.inbox(
+                status=status, flow=flow, job=job, kind=kind, tag=tag, assignee=whose, overdue=overdue, limit=limit,
+                cursor=cursor,
+            )  # fmt: skip
 
-        return await print_pages(common.printer(), limit, fetch, _line)
+        if not watch:
+            return await print_pages(printer, limit, fetch, _line)
+        return await _watch(printer, limit, fetch)
+
+
+async def _watch(
+    printer: Printer, limit: int, fetch: Callable[[int, str | None], Awaitable[Page[HumanRequest]]]
+) -> int:
+    """Print what is there, then whatever is new or was stated anew, until somebody interrupts."""
+    clock, seen = SystemClock(), dict[str, int]()
+    while True:
+        found: dict[str, int] = {}
+        for request in (await fetch(min(limit, 200), None)).data:
+            found[request.id] = request.revision
+            if seen.get(request.id) != request.revision:
+                printer.result(request, partial(_line, request))
+        seen = found
+        await clock.sleep(LOOK_SECONDS)
 
 
 def _line(request: HumanRequest) -> str:
@@ -53,6 +85,79 @@ async def show(request: RequestId, /, *, common: Common = COMMON) -> int:
     async with common.client() as client:
         found = await client.request(request)
     printer.result(found, lambda: request_text(found))
+    return Exit.DONE
+
+
+@app.command
+async def delegate(
+    request: RequestId,
+    /,
+    *,
+    to: Annotated[str, Parameter(help="Who answers instead: user:NAME, or just NAME.")],
+    comment: Annotated[str | None, Parameter(help="A comment.")] = None,
+    common: Common = COMMON,
+) -> int:
+    """Hand one's own right to answer to somebody else."""
+    async with common.client() as client:
+        done = await client.delegate(request, to if ":" in to else f"user:{to}", comment=comment)
+    return _done(common, done)
+
+
+@app.command
+async def withdraw(
+    request: RequestId,
+    /,
+    *,
+    reason: Annotated[str | None, Parameter(help="Why.")] = None,
+    common: Common = COMMON,
+) -> int:
+    """Ask nobody any more; the job hears it."""
+    async with common.client() as client:
+        done = await client.withdraw(request, reason=reason)
+    return _done(common, done)
+
+
+@app.command
+async def comment(
+    request: RequestId, text: Annotated[str, Parameter(help="What to say.")], /, *, common: Common = COMMON
+) -> int:
+    """Say something about a request, without answering it."""
+    async with common.client() as client:
+        await client.comment(request, text)
+    common.printer().result({"id": request, "commented": True}, lambda: f"{request}  commented")
+    return Exit.DONE
+
+
+@app.command
+async def link(
+    request: RequestId,
+    /,
+    *,
+    for_: Annotated[str | None, Parameter(name="--for", help="user:NAME, or what somebody outside is called.")] = None,
+    action: Annotated[list[str] | None, Parameter(negative="", help="Only this action, repeated; else all.")] = None,
+    expires: Annotated[str | None, Parameter(help="When it ends (RFC 3339), else in a week.")] = None,
+    revoke: Annotated[str | None, Parameter(help="End the link of this id instead.")] = None,
+    common: Common = COMMON,
+) -> int:
+    """Make a link by which somebody answers once; it is shown this once."""
+    printer = common.printer()
+    if (for_ is None) == (revoke is None):
+        raise Invalid([Fault("missing", "either --for somebody, or --revoke a link", parameter="--for")])
+    async with common.client() as client:
+        if for_ is not None:
+            audience = for_ if ":" in for_ else f"link:{for_}"
+            made = await client.link(request, audience, actions=action or (), expires_at=expires)
+            made = replace(made, url=client.url + made.url)
+            printer.result(made, lambda: made.url)
+            printer.hint(f"link {made.id}, good until {made.expires_at}; it is shown once")
+        elif revoke is not None:
+            await client.revoke_link(request, revoke)
+            printer.result({"id": revoke, "revoked": True}, lambda: f"{revoke}  revoked")
+    return Exit.DONE
+
+
+def _done(common: Common, done: Answered) -> int:
+    common.printer().result(done.request, lambda: f"{done.request.id}  {done.request.status}")
     return Exit.DONE
 
 
@@ -90,7 +195,7 @@ async def answer(
             if printer.interactive and not yes:
                 await asyncio.to_thread(confirm, printer, found, reply)
             answered = await _give(client, found, reply)
-    printer.result(answered.request, lambda: f"{answered.request.id}  {answered.request.status}")
+    printer.result(answered.request, lambda: _outcome(answered.request))
     return Exit.DONE
 
 
@@ -113,6 +218,11 @@ async def _give(client: Client, request: HumanRequest, reply: Reply) -> Answered
     )
 
 
+def _outcome(request: HumanRequest) -> str:
+    votes = ", ".join(f"{each.votes} for {each.action}" for each in request.tally)
+    return f"{request.id}  {request.status}" + (f"  ({votes})" if votes else "")
+
+
 def request_text(request: HumanRequest) -> str:
     """A request for people."""
     lines = [f"{request.title}  ({request.status}, revision {request.revision})", f"  id       {request.id}"]
@@ -123,4 +233,13 @@ def request_text(request: HumanRequest) -> str:
     if request.expires_at:
         lines.append(f"  expires  {request.expires_at}")
     lines.append("  actions  " + ", ".join(action.id for action in request.actions))
+    if request.assignees is not None:
+        pool = request.assignees
+        anyone = [f"anyone who may {pool.anyone_with}"] if pool.anyone_with else []
+        lines.append("  asks     " + ", ".join([*pool.users, *(f"group {name}" for name in pool.groups), *anyone]))
+    if request.quorum is not None:
+        votes = ", ".join(f"{each.votes} {each.action}" for each in request.tally)
+        lines.append(f"  quorum   {request.quorum.n}, so far {votes or 'nobody'}")
+    lines += [f"  wrong    {each.pointer} {each.detail}" for each in request.errors]
+    lines += [f"  {each.get('at')}  {each.get('by')}: {words(each.get('text'), 4000)}" for each in request.comments]
     return "\n".join(lines)

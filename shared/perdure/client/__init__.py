@@ -4,9 +4,22 @@ from perdure.client.events import Delta, Event, EventStream, Frame, StreamGap, U
 from perdure.client.http import Client
 from perdure.client.outcome import JobCancelled, JobEnded, JobFailed, JobTimedOut, NeedsPerson, Reply, WaitTimeout
 from perdure.client.problem import ApiError
-from perdure.client.records import Answered, Flow, HumanRequest, Job, Key, NewKey, Page, QueueDepth, Runner
+from perdure.client.records import (
+    Answered,
+    AnswerLink,
+    Flow,
+    Group,
+    HumanRequest,
+    Job,
+    Key,
+    NewKey,
+    Page,
+    QueueDepth,
+    Runner,
+)
 
 __all__ = [
+    "AnswerLink",
     "Answered",
     "ApiError",
     "Client",
@@ -15,6 +28,7 @@ __all__ = [
     "EventStream",
     "Flow",
     "Frame",
+    "Group",
     "HumanRequest",
     "Job",
     "JobCancelled",

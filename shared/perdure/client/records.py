@@ -109,6 +109,16 @@ class HumanRequest(Struct, frozen=True, omit_defaults=True, kw_only=True):
     defaults: dict[str, Any] | None = None  # Any: user values
     actions: tuple[ev.Action, ...] = ()
     settled: dict[str, Any] | None = None  # Any: who, when and what; user values inside
+    asked_for: str | None = None
+    assignees: ev.Assignees | None = None  # none: whoever may execute the flow
+    quorum: ev.Quorum | None = None
+    delegations: tuple[ev.Delegation, ...] = ()
+    errors: tuple[ev.Wrong, ...] = ()  # of an answer that would not do, where this asks again
+    reasks: str | None = None
+    votes: tuple[dict[str, Any], ...] = ()  # Any: by, action, at, comment
+    tally: tuple[ev.Tally, ...] = ()
+    comments: tuple[dict[str, Any], ...] = ()  # Any: by, at, text
+    history: tuple[dict[str, Any], ...] = ()  # Any: seq, at, kind, by, …
 
 
 class Answered(Struct, frozen=True, kw_only=True):
@@ -116,6 +126,34 @@ class Answered(Struct, frozen=True, kw_only=True):
 
     request: HumanRequest
     replayed: bool = False
+
+
+class AnswerLink(Struct, frozen=True, kw_only=True, rename={"audience": "for"}):
+    """A link that was just minted: the only time that its `url` (a path of the gateway) is seen."""
+
+    id: str
+    request_id: str
+    audience: str
+    expires_at: str
+    url: str
+    revision: int = 1
+    actions: tuple[str, ...] = ()
+
+
+class Member(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A member of a group: `user:x` or `service:x`."""
+
+    principal: str
+    added_at: str | None = None
+    added_by: str | None = None
+
+
+class Group(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A group of principals."""
+
+    name: str
+    members: tuple[Member, ...] = ()
+    created_at: str | None = None
 
 
 class Flow(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -167,6 +205,7 @@ class Self(Struct, frozen=True, kw_only=True):
     tenant: str
     key_id: str
     scopes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
 
 class Runner(Struct, frozen=True, omit_defaults=True, kw_only=True):

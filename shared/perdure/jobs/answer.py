@@ -1,5 +1,7 @@
 """Answers a request: the checks of `core.request`, one append by compare-and-set, a doorbell. The first one wins."""
 
+from collections.abc import Callable
+
 from msgspec import Struct
 
 from perdure import probe
@@ -27,11 +29,25 @@ class Answered(Struct, frozen=True):
     vote: ev.VotedData | None = None
 
 
-async def answer(desk: Desk, tenant: Tenant, request_id: str, who: Who, said: Answer, via: ev.Via) -> Answered:
+Narrow = Callable[[JobState, ev.Request | None], ev.Request | None]
+"""The request as whoever answers may take it: fewer actions, or an error. A link binds its holder so."""
+
+
+async def answer(
+    desk: Desk,
+    tenant: Tenant,
+    request_id: str,
+    who: Who,
+    said: Answer,
+    via: ev.Via,
+    *,
+    narrow: Narrow = lambda _, asked: asked,
+) -> Answered:
     """Say `said` to the request. When this returns, what came of it is in the log and fsynced.
 
     The checks and their order are those of `core.request.settle`, asked anew after every piece of news. A bad, late or
     losing answer leaves nothing of itself in the log and wakes nobody; a vote that decides nothing wakes nobody either.
+    `narrow` is asked before them, for each state that is decided on; what it raises refuses the answer.
     Raises NotFound, Forbidden, Conflict, Expired, Invalid as `settle` does, OutcomeUnknown (with the job's id;
     answering again the same is safe), Unavailable, TooLarge.
     """
@@ -41,6 +57,7 @@ async def answer(desk: Desk, tenant: Tenant, request_id: str, who: Who, said: An
     asking: list[ev.Request] = []
 
     def decide(job: JobState, asked: ev.Request | None, somebody: Standing) -> ev.AnyData | None:
+        asked = narrow(job, asked)
         verdict = settle(job, asked, somebody, via, said, desk.clock.broker_now())
         if asked is not None:
             asking[:] = [asked]

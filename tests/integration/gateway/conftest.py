@@ -15,6 +15,7 @@ from perdure.bus.doorbell import Doorbells
 from perdure.bus.eventlog import EventLog
 from perdure.bus.fanout import Fanout
 from perdure.bus.stream import direct_batch
+from perdure.bus.subject import event_stream, event_subject, shard_of
 from perdure.client.sse import SseFrame, SseParser
 from perdure.clock import SystemClock
 from perdure.db.engine import Database
@@ -66,7 +67,7 @@ class Client:
         raw: bytes | None = None,
     ) -> Answer:
         """One call; `body` is sent as JSON, `raw` as it is."""
-        sent = {"Authorization": f"Bearer {self.key}"} | (headers or {})
+        sent = {"Authorization": f"Bearer {self.key}" if self.key else ""} | (headers or {})
         data = raw
         if body is not None:
             data = msgspec.json.encode(body)
@@ -77,6 +78,10 @@ class Client:
             method, self.url + path, data=data, headers=sent, skip_auto_headers=skip
         ) as response:
             return Answer(response.status, response.headers, await response.read())
+
+    def using(self, key: str) -> "Client":
+        """The same gateway by another key; "" for none."""
+        return Client(self.url, key, self._session)
 
     async def get(self, path: str, **headers: str) -> Answer:
         """GET."""
@@ -172,6 +177,38 @@ async def gateway(start_gateway: StartGateway) -> Gateway:
     answer = await gateway.client.post("/api/flows", {"name": "echo", "definition": FLOW})
     assert answer.status == 201, answer.raw
     return gateway
+
+
+@pytest.fixture
+def person(gateway: Gateway, database: Database, tenant: Tenant) -> Callable[..., Awaitable[Client]]:
+    """`await person("bob", "answer")`: a client with a key of user:bob in the test's tenant, narrowed to the scopes."""
+
+    async def person(name: str, *scopes: str, at: Gateway | None = None) -> Client:
+        now = SystemClock().broker_now()
+        async with database.transaction() as conn:
+            key = await create_key(conn, tenant, Principal(f"user:{name}"), now=now, scopes=scopes)
+        return (at or gateway).client.using(key)
+
+    return person
+
+
+@pytest.fixture
+async def hand(gateway: Gateway) -> Hand:
+    """A job that runs."""
+    hand = await gateway.submit()
+    await hand.start()
+    return hand
+
+
+@pytest.fixture
+def log_bytes(bus: Bus) -> Callable[[Hand], Awaitable[list[bytes]]]:
+    """`await log_bytes(hand)`: the log of a job, byte for byte as the broker has it."""
+
+    async def log_bytes(hand: Hand) -> list[bytes]:
+        stream, subject = event_stream(shard_of(hand.ref.job, 8)), event_subject(8, hand.ref)
+        return [read.body for read in await direct_batch(bus, stream, subject, 0)]
+
+    return log_bytes
 
 
 @pytest.fixture

@@ -23,14 +23,6 @@ def dialect() -> str:
     return "sqlite"
 
 
-@pytest.fixture
-async def hand(gateway: Gateway) -> Hand:
-    """A job that runs."""
-    hand: Hand = await gateway.submit()
-    await hand.start()
-    return hand
-
-
 def digest(hand: Hand, request: Any) -> str | None:
     return hand.log.state.asked[request].proposal_digest
 
@@ -138,7 +130,20 @@ async def test_a_restated_request_must_be_looked_at_again(gateway: Gateway, hand
     )
 
 
-@pytest.mark.parametrize("query", ["status=open", "kind=x", "job=1", "order=age", "assignee=me", "expires_before=soon"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "status=open",
+        "kind=x",
+        "job=1",
+        "order=age",
+        "assignee=you",
+        "assignee=user:",
+        "overdue=1",
+        "tag=x",
+        "expires_before=soon",
+    ],
+)
 async def test_the_inbox_never_guesses_what_a_query_means(gateway: Gateway, query: str) -> None:
     refused = await gateway.client.get(f"/api/inbox?{query}")
     assert (refused.status, refused.body["code"]) == (400, "invalid-parameter")

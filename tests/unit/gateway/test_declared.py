@@ -52,7 +52,7 @@ def test_the_document_names_every_route_and_resolves(app: web.Application) -> No
     routes = {
         (r.method, re.sub(r"\{(\w+):.*?\}(?=/|$|\.json)", r"{\1}", r.resource.canonical))
         for r in app.router.routes()
-        if r.resource
+        if r.resource and r.method != "HEAD"
     }
     told = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
     assert told == routes

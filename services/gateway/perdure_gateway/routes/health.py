@@ -1,12 +1,14 @@
 """Whether this gateway is well, and who one is to it."""
 
-from typing import Final
+import contextlib
+from typing import Any, Final
 
 from aiohttp import web
 
+from perdure.errors import Unavailable
 from perdure_gateway import answers, bodies
 from perdure_gateway.auth import CALLER
-from perdure_gateway.keys import SERVICE
+from perdure_gateway.keys import MEMBERSHIPS, SERVICE
 from perdure_gateway.policy import op
 
 
@@ -19,11 +21,18 @@ async def health(request: web.Request) -> web.Response:
 
 @op()
 async def whoami(request: web.Request) -> web.Response:
-    """`GET /api/whoami`: what the credential stands for."""
+    """`GET /api/whoami`: what the credential stands for. Groups are absent while they cannot be looked up."""
     bodies.query(request)
     caller = request[CALLER]
     scopes = sorted(caller.scopes)
-    view = {"principal": caller.principal, "tenant": caller.tenant, "key_id": caller.key_id, "scopes": scopes}
+    view: dict[str, Any] = {
+        "principal": caller.principal,
+        "tenant": caller.tenant,
+        "key_id": caller.key_id,
+        "scopes": scopes,
+    }
+    with contextlib.suppress(Unavailable):
+        view["groups"] = sorted(await request.app[MEMBERSHIPS].of(caller.tenant, caller.principal))
     return answers.respond(view)
 
 

@@ -15,9 +15,10 @@ from perdure.core import codec
 VALUES: Final = frozenset({"input", "result", "value", "payload", "proposal", "defaults", "comment"})
 NAMED: Final = frozenset({"outputs"})  # objects whose members are users' values
 IN: Final = ("request", "outcome", "on_timeout", "settled")
-IN_EACH: Final = ("votes", "delegations", "errors")
+IN_EACH: Final = ("votes", "delegations", "errors", "comments")
 TEXTS: Final = {
     "errors": ("detail",),
+    "comments": ("text",),
     "message": ("text", "parts", "tool_calls"),
     "progress": ("text", "data"),
     "delta.progress": ("text",),

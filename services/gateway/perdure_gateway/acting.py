@@ -1,0 +1,70 @@
+"""Who acts on a request: the caller as it stands at this moment, and what of its deeds is recorded.
+
+Key, scopes and groups are looked up anew for each state of the log that is decided on. Until flows have shares, whoever
+belongs to the tenant has every right on its flows that the key's scopes leave open.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiohttp import web
+
+from perdure.core.standing import Standing
+from perdure.errors import Forbidden, NotFound, PerdureError, Unavailable
+from perdure.ids import Principal, Tenant
+from perdure_gateway.auth import Caller
+from perdure_gateway.keys import KEYS, MEMBERSHIPS, TRAIL
+from perdure_gateway.policy import SCOPES
+from perdure_gateway.problems import problem_of
+
+ALL_RIGHTS: Final = frozenset(SCOPES)
+_UNKNOWN: Final = web.RequestKey("groups_unknown", bool)
+
+
+def acting(request: web.Request) -> Callable[[], Awaitable[Standing]]:
+    """What tells who the caller of `request` is, each time it is asked. See `judged` for when SQL is away."""
+
+    async def now() -> Standing:
+        caller = await request.app[KEYS].caller(request)
+        return Standing(caller.principal, await groups(request, caller), rights(caller))
+
+    return now
+
+
+async def groups(request: web.Request, caller: Caller) -> frozenset[str]:
+    """The caller's groups; none while they are not known. Then nobody is refused for it: see `judged`."""
+    try:
+        return await request.app[MEMBERSHIPS].of(caller.tenant, caller.principal)
+    except Unavailable:
+        request[_UNKNOWN] = True
+        return frozenset()
+
+
+def rights(caller: Caller) -> frozenset[str]:
+    """The caller's rights on any flow."""
+    return frozenset(right for right in SCOPES if caller.may(right))
+
+
+async def member(request: web.Request, tenant: Tenant, principal: Principal) -> Standing:
+    """Somebody who is spoken of. Raises Unavailable."""
+    return Standing(principal, await request.app[MEMBERSHIPS].of(tenant, principal), ALL_RIGHTS)
+
+
+@asynccontextmanager
+async def judged(request: web.Request, what: str, about: str) -> AsyncIterator[None]:
+    """Around what somebody tries: a refusal is recorded, without what was sent.
+
+    Raises Unavailable where the caller was refused only because its groups could not be looked up.
+    """
+    try:
+        yield
+    except PerdureError as exc:
+        refused: PerdureError = exc
+        if request.get(_UNKNOWN, False) and isinstance(exc, NotFound | Forbidden):
+            refused = Unavailable("who is asked cannot be looked up now")
+        problem = problem_of(refused)
+        request.app[TRAIL].note(request, what, about, "internal" if problem is None else problem.code)
+        if refused is exc:
+            raise
+        raise refused from exc

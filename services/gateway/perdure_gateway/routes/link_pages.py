@@ -1,0 +1,138 @@
+"""Answer links: GET and HEAD show what is asked and never decide, as mail scanners follow links; POST decides, once."""
+
+import re
+from hashlib import sha256
+from typing import Any, Final
+
+from aiohttp import web
+
+from perdure.core import event as ev
+from perdure.errors import Invalid, NotFound, PerdureError
+from perdure.jobs.answer import Answer, Answered
+from perdure_gateway import answers, bodies, linkform, linkpage, views
+from perdure_gateway.keys import RATES, SECRETS, TRAIL
+from perdure_gateway.linktokens import MAX_CHARS, Link, link_of
+from perdure_gateway.policy import JSON, op
+from perdure_gateway.problems import problem_of
+from perdure_gateway.redeem import CHANNEL, Opened, opened, redeemed, shown, stated
+from perdure_gateway.routes.replies import facts, said_in
+from perdure_gateway.saying import AnswerBody
+
+HTML: Final = "text/html"
+_FORM: Final = re.compile(r"application/x-www-form-urlencoded\s*(;.*)?", re.ASCII | re.IGNORECASE)
+
+
+@op(public=True, media=(HTML, JSON))
+async def show(request: web.Request) -> web.Response:
+    """`GET /r/{token}`: what is asked, with a form; `Accept: application/json` for programs. Nothing is decided."""
+    bodies.query(request)
+    plain = JSON in request.headers.get("Accept", "") and HTML not in request.headers.get("Accept", "")
+    try:
+        found = await opened(request, await _link(request))
+        asked = await shown(request, found)
+    except PerdureError as exc:
+        if plain:
+            raise
+        return _refusal(exc)
+    if plain:
+        return answers.respond(_view(asked), headers=linkpage.HEADERS)
+    return linkpage.asking(asked, linkform.filled(asked))
+
+
+@op(public=True, body=AnswerBody, media=(HTML, JSON))
+async def decide(request: web.Request) -> web.Response:
+    """`POST /r/{token}`: answer by the link, as JSON or as the page's own form; the same again is 200."""
+    bodies.query(request)
+    if _FORM.fullmatch(request.headers.get("Content-Type", "").strip()) is None:
+        found = await opened(request, await _link(request))
+        done = await _answered(request, found, said_in(await bodies.read(request, AnswerBody)))
+        view: dict[str, Any] = {"request_id": found.link.request_id, "action": _action(done)}
+        view |= {"status": "pending" if done.settled is None else views.STATUS[type(done.settled.data)]}
+        return answers.respond(view | ({"replayed": True} if done.replayed else {}), headers=linkpage.HEADERS)
+    try:
+        found = await opened(request, await _link(request))
+        return await _by_form(request, found)
+    except PerdureError as exc:
+        return _refusal(exc)
+
+
+async def _by_form(request: web.Request, found: Opened) -> web.Response:
+    sent = linkform.posted(await bodies.content(request))
+    _, asked = await stated(request, found)
+    try:
+        done = await _answered(request, found, linkform.answered(asked, sent))
+    except Invalid as exc:
+        return linkpage.asking(asked, sent, exc.faults, 422)
+    return linkpage.thanks(done.request, _action(done), counted=done.settled is None)
+
+
+async def _link(request: web.Request) -> Link:
+    """The link in the path. Whoever comes with many that are none has to wait, as with keys. Raises NotFound, Problem
+    (`rate-limited`), Unavailable.
+    """
+    rates = request.app[RATES]
+    rates.admit(request)
+    try:
+        link = await link_of(request.app[SECRETS], request.match_info["token"])
+    except NotFound:
+        rates.refused(request)
+        raise
+    rates.count(request, link.id)
+    return link
+
+
+async def _answered(request: web.Request, found: Opened, said: Answer) -> Answered:
+    """Answer, and record it: by whom, from where, by which link, of which the token's hash begins so."""
+    link, key_id = found.link, None if found.caller is None else found.caller.key_id
+    told: dict[str, Any] = {"link": link.id, "token": sha256(request.match_info["token"].encode()).hexdigest()[:12]}
+    result, what = "done", "request.answer"
+    try:
+        done = await redeemed(request, found, said)
+        told |= facts(done)
+        what = "request.vote" if done.settled is None else what
+        return done
+    except PerdureError as exc:
+        problem = problem_of(exc)
+        result = "internal" if problem is None else problem.code
+        raise
+    finally:
+        request.app[TRAIL].put(
+            request,
+            link.tenant,
+            link.audience,
+            what,
+            link.request_id,
+            result,
+            key_id,
+            channel=CHANNEL,
+            facts=told,
+        )
+
+
+def _refusal(error: PerdureError) -> web.Response:
+    problem = problem_of(error)
+    if problem is None:
+        raise error
+    return linkpage.refusing(problem)
+
+
+def _action(done: Answered) -> str:
+    data = done.vote if done.settled is None else done.settled.data
+    return data.action if isinstance(data, ev.VotedData | ev.AnsweredData) else ""
+
+
+def _view(asked: ev.Request) -> dict[str, Any]:
+    """What whoever holds the link needs to answer, and nothing of who else is asked."""
+    view = {name: getattr(asked, name) for name in _SHOWN if getattr(asked, name) not in (None, ())}
+    return view if asked.proposal_digest is None else view | {"proposal": asked.proposal}
+
+
+_SHOWN: Final = (
+    "id", "revision", "kind", "title", "message", "proposal_digest", "proposal_schema", "editable", "response_schema",
+    "defaults", "ui", "actions", "expires_at", "errors",
+)  # fmt: skip
+_TOKEN: Final = f"{{token:[A-Za-z0-9_-]{{64,{MAX_CHARS}}}}}"
+ROUTES: Final = (
+    web.get(f"/r/{_TOKEN}", show),
+    web.post(f"/r/{_TOKEN}", decide),
+)
