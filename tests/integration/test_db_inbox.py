@@ -12,10 +12,11 @@ from perdure.core import event as ev
 from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant, later
 from perdure.core.machine import EMPTY, apply
-from perdure.db import inbox, jobs
+from perdure.db import inbox, jobs, requestrows
 from perdure.db.engine import Database
-from perdure.db.inbox import Change, InboxFilter
+from perdure.db.inbox import InboxFilter
 from perdure.db.page import PageKey
+from perdure.db.requestrows import Asking, Change
 from perdure.ids import JobId, JobRef, Principal, StreamSeq, Tenant
 from perdure.testing.factory import BEGIN, FINGERPRINT, FLOW, Story
 
@@ -29,7 +30,7 @@ def changes_of(events: Sequence[AnyEvent]) -> list[Change]:
     state = EMPTY
     for event in events:
         before, state = state, apply(state, event)
-        found += inbox.changes(before, event, state)
+        found += requestrows.changes(before, event, state)
     return found
 
 
@@ -105,7 +106,7 @@ async def stored(database: Database) -> list[tuple[Tenant, Change, str]]:
             made += [(tenant, change, flow.name) for change in last.values()]
             ref = JobRef(tenant, story.job)
             await jobs.upsert(conn, ref, story.state, StreamSeq(1))
-            await inbox.write(conn, ref, flow, last.values())
+            await requestrows.write(conn, [Asking(ref, flow, {}, list(last.values()))])
     return made
 
 

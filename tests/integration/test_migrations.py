@@ -19,7 +19,7 @@ from perdure.errors import Malformed
 
 TABLES = {
     "tenants", "api_keys", "flows", "flow_versions", "jobs", "job_tags", "requests", "positions", "runners", "archive",
-    "duties", "groups", "group_members", "answer_links",
+    "duties", "groups", "group_members", "answer_links", "request_assignees",
 }  # fmt: skip
 
 

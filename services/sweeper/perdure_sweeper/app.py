@@ -20,6 +20,7 @@ from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_sweeper.duties.blobs import UnnamedBlobs
 from perdure_sweeper.duties.doorbells import LostDoorbells
+from perdure_sweeper.duties.listing import Listing
 from perdure_sweeper.duties.overdue import Overdue
 from perdure_sweeper.duties.retention import Keep, Retention
 from perdure_sweeper.projector import BATCH, Projector
@@ -28,6 +29,7 @@ from perdure_sweeper.sweep import every, repeat
 WAIT_SECONDS: Final = 0.3
 SETTLE_SECONDS: Final = 0.4  # the rows of a busy shard are written together, a few times a second
 RETENTION_SECONDS: Final = 60.0
+LISTING_SECONDS: Final = 60.0
 CANARY_SECONDS: Final = 3600.0
 LOOK_SECONDS: Final = 600.0  # how often it is asked whether a daily duty is due
 CLOCK_GOOD_SECONDS: Final = 600.0  # how long a measured offset to the broker's clock is believed
@@ -91,6 +93,7 @@ async def _work(bus: Bus, database: Database, service: Service, settings: Sweepe
                 group.create_task(repeat("doorbells", doorbells.run_once, clock, chance))
                 group.create_task(repeat("overdue", overdue.run_once, clock, chance))
                 seldom = {
+                    "listing": (LISTING_SECONDS, Listing(database).run_once),
                     "retention": (RETENTION_SECONDS, retention.run_once),
                     "blobs": (LOOK_SECONDS, UnnamedBlobs(database, bus, clock, topology.shards).run_once),
                     "canaries": (CANARY_SECONDS, lambda: purge_canaries(bus, topology.shards)),

@@ -15,8 +15,8 @@ from perdure.core import event as ev
 from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant
 from perdure.core.machine import EMPTY, JobState, apply
-from perdure.db.inbox import Change, changes
 from perdure.db.jobs import Quarantine
+from perdure.db.requestrows import Change, changes
 from perdure.errors import BrokenLog, Malformed, UnsupportedVersion
 from perdure.ids import JobRef, StreamSeq
 

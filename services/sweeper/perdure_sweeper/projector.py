@@ -10,7 +10,7 @@ rows of an older epoch give way whatever their seq, for the log is the truth eve
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeGuard, assert_never
+from typing import Final
 
 from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,10 +20,11 @@ from perdure import probe
 from perdure.bus import subject as names
 from perdure.bus.connection import Bus
 from perdure.bus.eventlog import Stored
-from perdure.db import due, inbox, jobs, positions
+from perdure.db import due, jobs, positions, requestrows
 from perdure.db.engine import Database
 from perdure.db.family import open_children
 from perdure.db.positions import Position
+from perdure.db.requestrows import Asking
 from perdure.errors import Unavailable
 from perdure.ids import JobRef, StreamSeq
 from perdure.jobs.desk import Desk
@@ -176,7 +177,7 @@ class Projector:
                 stream_created_at=created_at,
                 announced=announced,
             )
-            await inbox.forget_pending(conn, self.shard, self._shards)
+            await requestrows.forget_pending(conn, self.shard, self._shards)
             await positions.put(conn, position)
         return position
 
@@ -187,31 +188,21 @@ class Projector:
         for ref in refs:
             if (folded := await self._folds.again(ref)) is not None:
                 async with self._database.transaction() as conn:
-                    await write_row(conn, ref, folded, epoch)
+                    await write_rows(conn, {ref: folded}, epoch)
 
 
 async def write_rows(conn: AsyncConnection, folded: Mapping[JobRef, Folded | Stuck], epoch: int) -> None:
     """Write the rows of a batch, each unless it is further already."""
-    plain = [(ref, job.state, job.at) for ref, job in folded.items() if _is_plain(job)]
-    await jobs.upsert_plain(conn, plain, epoch=epoch)
-    for ref, job in folded.items():
-        if not _is_plain(job):
-            await write_row(conn, ref, job, epoch)
-
-
-def _is_plain(job: Folded | Stuck) -> TypeGuard[Folded]:
-    """Whether the job's row is all there is to write about it: no tags, nothing about requests."""
-    return isinstance(job, Folded) and not job.changes and not (job.state.submitted and job.state.submitted.tags)
-
-
-async def write_row(conn: AsyncConnection, ref: JobRef, job: Folded | Stuck, epoch: int) -> None:
-    """One job's rows, unless they are further already."""
-    match job:
-        case Stuck():
-            if await jobs.quarantine(conn, ref, job.why, job.noticed_at, job.at, epoch=epoch):
-                log.error("log quarantined", tenant=ref.tenant, job_id=ref.job, why=job.why, detail=job.detail)
-        case Folded(state=state):
-            if await jobs.upsert(conn, ref, state, job.at, epoch=epoch) and state.submitted is not None:
-                await inbox.write(conn, ref, state.submitted.flow, job.changes)
-        case _:
-            assert_never(job)
+    told = {ref: job for ref, job in folded.items() if isinstance(job, Folded)}
+    written = await jobs.upsert_all(conn, [(ref, job.state, job.at) for ref, job in told.items()], epoch=epoch)
+    asking = [
+        Asking(ref, job.state.submitted.flow, job.state.submitted.tags, job.changes)
+        for ref, job in told.items()
+        if ref in written and job.changes and job.state.submitted is not None
+    ]
+    await requestrows.write(conn, asking)
+    for ref, stuck in folded.items():
+        if isinstance(stuck, Stuck) and await jobs.quarantine(
+            conn, ref, stuck.why, stuck.noticed_at, stuck.at, epoch=epoch
+        ):
+            log.error("log quarantined", tenant=ref.tenant, job_id=ref.job, why=stuck.why, detail=stuck.detail)

@@ -99,6 +99,12 @@ def reminders(job: JobState, after: Instant, upto: Instant) -> tuple[Reminder, .
     return tuple(sorted(found, key=lambda r: (r.at, r.request.id, r.k)))
 
 
+def overdue_at(asked: ev.Request) -> Instant | None:
+    """From when on an open request is overdue: its first reminder or escalation; None when it has neither."""
+    first = min((*asked.reminders, *(escalation.after_seconds for escalation in asked.escalations)), default=None)
+    return None if first is None else later(asked.asked_at, first)
+
+
 def _escalates_at(asked: ev.Request) -> Instant | None:
     """When the next escalation acts; None when there is none before the request ends."""
     if asked.escalated >= len(asked.escalations):

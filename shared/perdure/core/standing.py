@@ -44,9 +44,9 @@ def entitled(asked: ev.Request, who: Standing) -> bool:
     """Whether the request names `who` as one who answers or votes, be it his own request or not."""
     if who.link is not None:
         return True
-    handed_on = _handed_on(asked)
-    return _among(asked.assignees, who, handed_on) or (
-        asked.quorum is not None and asked.quorum.of is not None and _among(asked.quorum.of, who, handed_on)
+    gone = handed_on(asked)
+    return _among(asked.assignees, who, gone) or (
+        asked.quorum is not None and asked.quorum.of is not None and _among(asked.quorum.of, who, gone)
     )
 
 
@@ -60,7 +60,7 @@ def fills(asked: ev.Request, who: Standing) -> bool:
     if asked.quorum is None or not who.principal.startswith((USER, LINK)):
         return False
     pool = asked.assignees if asked.quorum.of is None else asked.quorum.of
-    return _among(pool, who, _handed_on(asked))
+    return _among(pool, who, handed_on(asked))
 
 
 def voters(asked: ev.Request) -> frozenset[Principal] | None:
@@ -103,17 +103,17 @@ def principal(name: str) -> Principal:
     return Principal(name if name.startswith(LINK) else f"{USER}{name}")
 
 
-def _among(pool: ev.Assignees | None, who: Standing, handed_on: frozenset[Principal]) -> bool:
+def _among(pool: ev.Assignees | None, who: Standing, gone: frozenset[Principal]) -> bool:
     if pool is not None and any(principal(name) == who.principal for name in pool.users):
         return True
-    if who.principal in handed_on:
+    if who.principal in gone:
         return False
     if pool is None or nobody(pool):
         return EVERYBODY in who.rights
     return not who.groups.isdisjoint(pool.groups) or pool.anyone_with in who.rights
 
 
-def _handed_on(asked: ev.Request) -> frozenset[Principal]:
+def handed_on(asked: ev.Request) -> frozenset[Principal]:
     """Who has given the right away, and not got it back."""
     gone: set[Principal] = set()
     for delegation in asked.delegations:

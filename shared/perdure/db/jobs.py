@@ -107,32 +107,35 @@ Order = Literal["created", "updated"]
 
 
 async def upsert(conn: AsyncConnection, ref: JobRef, state: JobState, stream_seq: StreamSeq, *, epoch: int = 1) -> bool:
-    """Make the row of `ref` the fold `state`, whose last event lies at `stream_seq`; whether anything was written.
+    """Make the row of `ref` the fold `state`, whose last event lies at `stream_seq`; whether anything was written."""
+    return bool(await upsert_all(conn, [(ref, state, stream_seq)], epoch=epoch))
+
+
+async def upsert_all(
+    conn: AsyncConnection, folds: Sequence[tuple[JobRef, JobState, StreamSeq]], *, epoch: int = 1
+) -> set[JobRef]:
+    """Make the row of each job its fold, whose last event lies at the stream sequence beside it; which were written.
 
     Guarded: a row never goes back to a lower `seq`, however many projectors write, unless `epoch` is higher: then its
     log was replaced (a restored backup) and the new one counts from its first event. A tombstone (a log purged down to
-    its terminal event) writes nothing: the row that retention left says more.
+    its terminal event) writes nothing: the row that retention left says more. No job comes twice.
     """
-    if state.submitted is None:
-        return False
-    values = _values(ref, state, state.submitted, stream_seq, epoch)
-    guarded = _guarded(conn.dialect.name, tuple(values)).returning(jobs.c.seq)
-    written = (await conn.execute(guarded, values)).first() is not None
-    if written and state.submitted.tags:
-        rows = [
-            {"tenant": ref.tenant, "job_id": ref.job, "name": k, "value": v} for k, v in state.submitted.tags.items()
-        ]
-        await conn.execute(insert(conn, job_tags).on_conflict_do_nothing(), rows)
+    told = {ref: (job, job.submitted, at) for ref, job, at in folds if job.submitted is not None}
+    rows = [_values(ref, job, asked, at, epoch) for ref, (job, asked, at) in told.items()]
+    if not rows:
+        return set()
+    statement = _guarded(conn.dialect.name, tuple(rows[0]))
+    found = (await conn.execute(statement.returning(jobs.c.tenant, jobs.c.job_id), rows)).all()
+    written = {JobRef(Tenant(tenant), JobId(job)) for tenant, job in found}
+    tags = [
+        {"tenant": ref.tenant, "job_id": ref.job, "name": name, "value": value}
+        for ref, (_, asked, _) in told.items()
+        if ref in written
+        for name, value in asked.tags.items()
+    ]
+    if tags:
+        await conn.execute(insert(conn, job_tags).on_conflict_do_nothing(), tags)
     return written
-
-
-async def upsert_plain(
-    conn: AsyncConnection, folds: Sequence[tuple[JobRef, JobState, StreamSeq]], *, epoch: int = 1
-) -> None:
-    """`upsert` of many jobs without tags in one statement, for who needs not know which of them were written."""
-    rows = [_values(ref, job, job.submitted, at, epoch) for ref, job, at in folds if job.submitted is not None]
-    if rows:
-        await conn.execute(_guarded(conn.dialect.name, tuple(rows[0])), rows)
 
 
 @cache

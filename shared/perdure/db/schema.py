@@ -1,5 +1,5 @@
 """The tables. What SQL owns: tenants, keys, flows, presence of runners. What it only mirrors from the
-logs: jobs, requests, positions.
+logs: jobs, requests and whom they ask, positions.
 
 Instants are text (`core.instant`: UTC, milliseconds, equal length), compared byte by byte on both databases, so a query
 sorts alike on SQLite and Postgres and nothing converts time zones on the way. JSON is text: nothing searches inside it.
@@ -38,6 +38,9 @@ OPEN: Final = text("ended_at IS NULL AND quarantined IS NULL")
 KEPT: Final = text("ended_at IS NOT NULL AND purged_at IS NULL")
 PURGED: Final = text("purged_at IS NOT NULL")
 DELETED: Final = text("deleted_at IS NOT NULL")
+UNLISTED: Final = text("tags IS NULL")
+# Behind what a list of requests is sorted by: all that it is narrowed by, so that no row is fetched to be passed over.
+NARROWED: Final = ("request_id", "kind", "flow_id", "flow_name", "overdue_at")
 
 metadata: Final = MetaData(naming_convention=NAMES)
 
@@ -187,11 +190,35 @@ requests: Final = Table(
     Column("settled_seq", BigInteger),
     Column("settled_by", TEXT),
     Column("action", TEXT),
+    Column("tags", TEXT),  # JSON object, the job's; none: written by an older version, to be listed by the sweeper
+    Column("overdue_at", TEXT),  # when the first reminder or escalation comes
+    Column("votes", Integer, nullable=False, server_default="0"),  # that count
+    Column("tally", TEXT),  # JSON array of core.event.Tally
     PrimaryKeyConstraint("tenant", "request_id"),
     ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.job_id"], ondelete="CASCADE"),
-    Index("ix_requests_urgent", "tenant", "status", "urgent_at", "request_id"),
-    Index("ix_requests_asked", "tenant", "status", "asked_at", "request_id"),
+    Index("ix_requests_urgent", "tenant", "status", "urgent_at", *NARROWED),
+    Index("ix_requests_asked", "tenant", "status", "asked_at", *NARROWED),
     Index("ix_requests_job", "tenant", "job_id"),
+    Index("ix_requests_unlisted", "tenant", "request_id", sqlite_where=UNLISTED, postgresql_where=UNLISTED),
+)
+
+request_assignees: Final = Table(
+    "request_assignees",
+    metadata,
+    Column("tenant", TEXT, nullable=False),
+    Column("request_id", TEXT, nullable=False),
+    Column("who", TEXT, nullable=False),  # user:x, group:x, link:x, anyone:execute, anyone:answer; db.assignees
+    Column("status", TEXT, nullable=False),  # this and the others: the request's, so that one index finds a page
+    Column("kind", TEXT, nullable=False),
+    Column("flow_id", TEXT),
+    Column("flow_name", TEXT),
+    Column("asked_at", TEXT, nullable=False),
+    Column("urgent_at", TEXT, nullable=False),
+    Column("overdue_at", TEXT),
+    PrimaryKeyConstraint("tenant", "request_id", "who"),
+    ForeignKeyConstraint(["tenant", "request_id"], ["requests.tenant", "requests.request_id"], ondelete="CASCADE"),
+    Index("ix_request_assignees_urgent", "tenant", "who", "status", "urgent_at", *NARROWED),
+    Index("ix_request_assignees_asked", "tenant", "who", "status", "asked_at", *NARROWED),
 )
 
 positions: Final = Table(

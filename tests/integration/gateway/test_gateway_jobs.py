@@ -9,7 +9,7 @@ import pytest
 
 from perdure.core.instant import later
 from perdure.core.machine import EMPTY, apply
-from perdure.db import inbox, jobs
+from perdure.db import jobs, requestrows
 from perdure.db.engine import Database
 from perdure.testing.hand import Hand
 
@@ -25,12 +25,13 @@ def project(database: Database) -> Callable[[Hand], Awaitable[None]]:
         state, changed = EMPTY, []
         for stored in hand.log.entries:
             after = apply(state, stored.event)
-            changed += inbox.changes(state, stored.event, after)
+            changed += requestrows.changes(state, stored.event, after)
             state = after
         async with database.transaction() as conn:
             await jobs.upsert(conn, hand.ref, state, hand.log.tail)
             assert state.submitted is not None
-            await inbox.write(conn, hand.ref, state.submitted.flow, changed)
+            asking = requestrows.Asking(hand.ref, state.submitted.flow, state.submitted.tags, changed)
+            await requestrows.write(conn, [asking])
 
     return rows
 

@@ -18,9 +18,10 @@ from perdure.core.alarm import alarms, asleep, decides_at
 from perdure.core.claim import ready_at, runnable
 from perdure.core.instant import Instant, later
 from perdure.core.machine import JobState, fold
-from perdure.db import examine, inbox, jobs, positions
+from perdure.db import examine, jobs, positions
 from perdure.db.engine import Database
 from perdure.db.examine import Known
+from perdure.db.requestrows import changes
 from perdure.errors import BrokenLog, Malformed, UnsupportedVersion
 from perdure.ids import JobRef, StreamSeq
 from perdure.jobs.alarms import arm
@@ -29,7 +30,7 @@ from perdure.jobs.joblog import JobLog
 from perdure_sweeper.doctor.report import Pace, Report
 from perdure_sweeper.duties.look import ring_if_runnable
 from perdure_sweeper.folds import Folds
-from perdure_sweeper.projector import write_row
+from perdure_sweeper.projector import write_rows
 
 SETTLE_SECONDS: Final = 6.0  # two rounds of a sweeper and what an append takes
 SOON_SECONDS: Final = 5.0  # an alarm so near may ring, or be taken, while we look
@@ -227,7 +228,7 @@ class Logs:
                 return False
             before = await examine.one(conn, ref)
             await examine.drop(conn, ref)
-            await write_row(conn, ref, folded, position.epoch if position is not None else 1)
+            await write_rows(conn, {ref: folded}, position.epoch if position is not None else 1)
             if before is not None and before.deleted_at is not None:
                 await examine.set_deleted(conn, ref, before.deleted_at)
         return True
@@ -250,6 +251,6 @@ def _requests(log: list[Stored]) -> dict[str, tuple[str, int]]:
     state = JobState()
     for stored in log:
         before, state = state, fold([stored.event], state)
-        for change in inbox.changes(before, stored.event, state):
+        for change in changes(before, stored.event, state):
             found[change.request.id] = (change.status, change.request.revision)
     return found

@@ -17,7 +17,7 @@ from perdure.bus.eventlog import EventLog, Stored
 from perdure.db import positions
 from perdure.db.engine import Database
 from perdure.db.positions import Position
-from perdure.db.schema import job_tags, jobs, requests
+from perdure.db.schema import job_tags, jobs, request_assignees, requests
 from perdure.ids import StreamSeq
 from perdure_sweeper.doctor.report import Pace
 from perdure_sweeper.folds import Folds
@@ -28,6 +28,7 @@ KEYS: Final[dict[Table, str]] = {
     jobs: "tenant, job_id",
     job_tags: "tenant, job_id, name",
     requests: "tenant, request_id",
+    request_assignees: "tenant, request_id, who",
 }
 
 
@@ -87,19 +88,23 @@ async def _swap(conn: AsyncConnection, real: str, reached: list[Position]) -> in
         same = "n.tenant = o.tenant AND n.job_id = o.job_id"
         unknown = f"purged_at IS NOT NULL AND NOT EXISTS (SELECT 1 FROM jobs AS n WHERE {same})"
         archived = f"SELECT o.tenant, o.job_id FROM {real}.jobs AS o WHERE {unknown}"
-        for table in (requests, job_tags, jobs):
+        of_job = f"JOIN ({archived}) AS a ON a.tenant = r.tenant AND a.job_id = r.job_id"
+        of_request = (
+            f"JOIN {real}.requests AS q ON q.tenant = r.tenant AND q.request_id = r.request_id "
+            f"JOIN ({archived}) AS a ON a.tenant = q.tenant AND a.job_id = q.job_id"
+        )
+        for table in reversed(KEYS):
             columns = ", ".join(f"r.{column.name}" for column in table.columns)
             names = ", ".join(column.name for column in table.columns)
+            joined = of_request if table is request_assignees else of_job
             await _run(
-                conn,
-                f"INSERT INTO {table.name} ({names}) SELECT {columns} FROM {real}.{table.name} AS r "
-                f"JOIN ({archived}) AS a ON a.tenant = r.tenant AND a.job_id = r.job_id",
+                conn, f"INSERT INTO {table.name} ({names}) SELECT {columns} FROM {real}.{table.name} AS r {joined}"
             )
         deleted = f"SELECT o.deleted_at FROM {real}.jobs AS o WHERE o.tenant = jobs.tenant AND o.job_id = jobs.job_id"
         await _run(conn, f"UPDATE jobs SET deleted_at = ({deleted})")
-        for table in (requests, job_tags, jobs):
+        for table in reversed(KEYS):
             await _run(conn, f"DELETE FROM {real}.{table.name}")
-        made = [await _copy(conn, real, table) for table in (jobs, job_tags, requests)]
+        made = [await _copy(conn, real, table) for table in KEYS]
     return made[0]
 
 
