@@ -75,8 +75,9 @@ class InboxFilter(Struct, frozen=True, kw_only=True):
 
 
 class Count(Struct, frozen=True):
-    """How many requests are of one kind and flow, and how many of those are overdue."""
+    """How many requests are of one status, kind and flow, and how many of those are overdue."""
 
+    status: RequestStatus
     kind: str
     flow_id: FlowId | None
     flow_name: str | None
@@ -138,21 +139,21 @@ def page_query(tenant: Tenant, narrow: InboxFilter, order: Order, limit: int, af
 async def count_requests(
     conn: AsyncConnection, tenant: Tenant, narrow: InboxFilter = PENDING, *, now: Instant
 ) -> list[Count]:
-    """How many requests there are by kind and flow, the most first; overdue is what is so at `now`."""
+    """How many requests there are by status, kind and flow, the most first; overdue is what is so at `now`."""
     found = await conn.execute(count_query(tenant, narrow, now))
     return [record(row, Count) for row in found]
 
 
 def count_query(tenant: Tenant, narrow: InboxFilter, now: Instant) -> Select[Any]:
-    """One row for each kind and flow."""
-    names = ("request_id", "kind", "flow_id", "flow_name", "overdue_at")
+    """One row for each status, kind and flow."""
+    names = ("request_id", "status", "kind", "flow_id", "flow_name", "overdue_at")
     parts = [
         select(*[found.c[name] for name in names]).where(*conditions) for found, conditions in _branches(tenant, narrow)
     ]
     # Somebody may be asked by his name and by a group: then the union drops the second.
     one = parts[0].subquery() if len(parts) == 1 else parts[0].union(*parts[1:]).subquery()
     overdue = func.sum(case((one.c.overdue_at <= now, 1), else_=0))
-    groups = (one.c.kind, one.c.flow_id, one.c.flow_name)
+    groups = (one.c.status, one.c.kind, one.c.flow_id, one.c.flow_name)
     query: Select[Any] = select(*groups, func.count().label("requests"), overdue.label("overdue")).group_by(*groups)
     return query.order_by(func.count().desc(), *groups)
 
