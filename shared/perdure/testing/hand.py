@@ -74,13 +74,11 @@ class Hand:
             name=name,
             occurrence=1,
             revision=1,
-            kind="approval",
             title=TITLE,
             asked_at=self._desk.clock.broker_now(),
             asked_for=Principal("user:ann"),
             actions=tuple(actions),
-            **given,
-            **members,
+            **({"kind": "approval"} | given | members),
         )
         await self.add(ev.RequestedData(request=request))
         return asked

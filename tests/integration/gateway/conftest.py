@@ -18,6 +18,8 @@ from perdure.bus.stream import direct_batch
 from perdure.bus.subject import event_stream, event_subject, shard_of
 from perdure.client.sse import SseFrame, SseParser
 from perdure.clock import SystemClock
+from perdure.core.machine import EMPTY, apply
+from perdure.db import jobs, requestrows
 from perdure.db.engine import Database
 from perdure.db.principals import create_key, ensure_tenant
 from perdure.ids import JobRef, Principal, Tenant
@@ -198,6 +200,26 @@ async def hand(gateway: Gateway) -> Hand:
     hand = await gateway.submit()
     await hand.start()
     return hand
+
+
+@pytest.fixture
+def project(database: Database) -> Callable[[Hand], Awaitable[None]]:
+    """Makes the rows of a job, as the sweeper does."""
+
+    async def rows(hand: Hand) -> None:
+        await hand.log.refresh()
+        state, changed = EMPTY, []
+        for stored in hand.log.entries:
+            after = apply(state, stored.event)
+            changed += requestrows.changes(state, stored.event, after)
+            state = after
+        async with database.transaction() as conn:
+            await jobs.upsert(conn, hand.ref, state, hand.log.tail)
+            assert state.submitted is not None
+            asking = requestrows.Asking(hand.ref, state.submitted.flow, state.submitted.tags, changed)
+            await requestrows.write(conn, [asking])
+
+    return rows
 
 
 @pytest.fixture

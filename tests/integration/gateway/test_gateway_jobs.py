@@ -8,32 +8,9 @@ import msgspec
 import pytest
 
 from perdure.core.instant import later
-from perdure.core.machine import EMPTY, apply
-from perdure.db import jobs, requestrows
-from perdure.db.engine import Database
 from perdure.testing.hand import Hand
 
 Gateway = Any  # the conftest's
-
-
-@pytest.fixture
-def project(database: Database) -> Callable[[Hand], Awaitable[None]]:
-    """Makes the rows of a job, as the sweeper does."""
-
-    async def rows(hand: Hand) -> None:
-        await hand.log.refresh()
-        state, changed = EMPTY, []
-        for stored in hand.log.entries:
-            after = apply(state, stored.event)
-            changed += requestrows.changes(state, stored.event, after)
-            state = after
-        async with database.transaction() as conn:
-            await jobs.upsert(conn, hand.ref, state, hand.log.tail)
-            assert state.submitted is not None
-            asking = requestrows.Asking(hand.ref, state.submitted.flow, state.submitted.tags, changed)
-            await requestrows.write(conn, [asking])
-
-    return rows
 
 
 async def test_a_job_is_accepted_followed_answered_and_ends(gateway: Gateway) -> None:
@@ -333,7 +310,9 @@ async def test_the_inbox_lists_who_waits_and_shows_each_from_the_log(
     assert await ids("") == [second]
     (listed,) = (await gateway.client.get("/api/inbox")).body["data"]
     shown = (await gateway.client.get(f"/api/inbox/{second}")).body
+    told = {name: shown.pop(name) for name in ("comments", "history")}
     assert listed | {"flow": shown["flow"]} == shown
+    assert (told["comments"], [entry["kind"] for entry in told["history"]]) == ([], ["asked"])
     assert shown["proposal"] is None  # a proposal whose value is null is still there
     assert msgspec.json.decode((await gateway.client.get(f"/api/inbox/{second}")).raw)["links"]["job"] == (
         f"/api/jobs/{hand.ref.job}"

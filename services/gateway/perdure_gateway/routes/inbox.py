@@ -51,12 +51,13 @@ async def counts(request: web.Request) -> web.Response:
     now = request.app[DESK].clock.broker_now()
     async with request.app[SQL].reading() as conn:
         found = await count_requests(conn, request[CALLER].tenant, narrow, now=now)
-    kinds, flows = Counter[str](), Counter[str]()
+    statuses, kinds, flows = Counter[str](), Counter[str](), Counter[str]()
     for each in found:
+        statuses[each.status] += each.requests
         kinds[each.kind] += each.requests
         flows[each.flow_name or each.flow_id or ""] += each.requests
-    view = {"total": kinds.total(), "overdue": sum(each.overdue for each in found), "kind": kinds, "flow": flows}
-    return answers.respond(view)
+    view = {"total": kinds.total(), "overdue": sum(each.overdue for each in found)}
+    return answers.respond(view | {"status": statuses, "kind": kinds, "flow": flows})
 
 
 @op(("read", "answer"))
