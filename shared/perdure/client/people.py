@@ -28,7 +28,8 @@ class InboxCalls(Caller):
     ) -> Page[HumanRequest]:
         """A page of requests, the pending ones unless `status` says otherwise; may be a second behind.
 
-        `assignee`: `any`, `me` (what I may answer), `user:x`, `group:x`. `overdue`: a reminder or an escalation has come.
+        `assignee`: `any`, `me` (what I may answer), `user:x`, `group:x`. `overdue`: a reminder or escalation
+        has come.
         """
         query = {"status": status, "flow": flow, "job": job, "kind": kind, "tag": tag, "assignee": assignee}
         query |= {"overdue": "true" if overdue else None, "limit": str(limit), "cursor": cursor}
