@@ -21,8 +21,44 @@ from perdure_gateway.markdown import MOST_CHARS, rendered, visible
 
 JOB = JobId("01990000-0000-7000-8000-000000000001")
 OURS = set(
-    "html head meta title style body main h1 h2 h3 h4 h5 h6 p pre code div ul ol li small strong em a form input textarea"
-    " select option button label br hr blockquote fieldset legend".split()
+    [
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "main",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "p",
+        "pre",
+        "code",
+        "div",
+        "ul",
+        "ol",
+        "li",
+        "small",
+        "strong",
+        "em",
+        "a",
+        "form",
+        "input",
+        "textarea",
+        "select",
+        "option",
+        "button",
+        "label",
+        "br",
+        "hr",
+        "blockquote",
+        "fieldset",
+        "legend",
+    ]
 )
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -75,9 +111,28 @@ def page_of(asked: ev.Request, faults: tuple[Fault, ...] = ()) -> str:
 
 NASTY = st.lists(
     st.sampled_from(
-        """<script> </textarea> " ' <img/src=x/onerror=alert(1)> ](javascript:x) [a ![b](http://c) ` ** &lt; \u202e <!-- ]]>
-        <a/href=javascript:x> [x](data:text/html,y) <https://a.b>""".split()
-        + ["\n\n", "    ", "<img src=x onerror=alert(1)>"]
+        [
+            "<script>",
+            "</textarea>",
+            '"',
+            "'",
+            "<img/src=x/onerror=alert(1)>",
+            "](javascript:x)",
+            "[a",
+            "![b](http://c)",
+            "`",
+            "**",
+            "&lt;",
+            "\u202e",
+            "<!--",
+            "]]>",
+            "<a/href=javascript:x>",
+            "[x](data:text/html,y)",
+            "<https://a.b>",
+            "\n\n",
+            "    ",
+            "<img src=x onerror=alert(1)>",
+        ]
     )
     | st.text(max_size=6)
 ).map("".join)
