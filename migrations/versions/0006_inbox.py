@@ -16,6 +16,7 @@ depends_on = None
 
 TEXT: Final = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 UNLISTED: Final = sa.text("tags IS NULL")
+REMINDS: Final = sa.text("status = 'pending' AND remind_at IS NOT NULL")
 SORTED: Final = ["request_id", "kind", "flow_id", "flow_name", "overdue_at"]
 
 
@@ -24,6 +25,7 @@ def upgrade() -> None:
     op.add_column("requests", sa.Column("overdue_at", TEXT))
     op.add_column("requests", sa.Column("votes", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("requests", sa.Column("tally", TEXT))
+    op.add_column("requests", sa.Column("remind_at", TEXT))
     op.create_table(
         "request_assignees",
         sa.Column("tenant", TEXT, nullable=False),
@@ -53,13 +55,16 @@ def upgrade() -> None:
         "ix_requests_unlisted", "requests", ["tenant", "request_id"], sqlite_where=UNLISTED, postgresql_where=UNLISTED
     )
 
+    op.create_index("ix_requests_remind", "requests", ["remind_at"], sqlite_where=REMINDS, postgresql_where=REMINDS)
+
 
 def downgrade() -> None:
+    op.drop_index("ix_requests_remind", "requests")
     op.drop_index("ix_requests_unlisted", "requests")
     for order in ("urgent", "asked"):
         op.drop_index(f"ix_requests_{order}", "requests")
         op.create_index(f"ix_requests_{order}", "requests", ["tenant", "status", f"{order}_at", "request_id"])
         op.drop_index(f"ix_request_assignees_{order}", "request_assignees")
     op.drop_table("request_assignees")
-    for name in ("tally", "votes", "overdue_at", "tags"):
+    for name in ("remind_at", "tally", "votes", "overdue_at", "tags"):
         op.drop_column("requests", name)

@@ -23,7 +23,7 @@ POINTS: Final = frozenset(
         "terminal.before_append", "terminal.after_append", "terminal.after_ack",
         "answer.after_auth", "answer.before_append", "answer.after_append", "answer.after_ring",
         "human.after_append",
-        "time.after_append", "look.after_read", "alarm.after_arm", "close.before_withdraw",
+        "time.after_append", "remind.after_tell", "look.after_read", "alarm.after_arm", "close.before_withdraw",
         "cancel.after_append", "cancel.after_grace", "call.after_submit", "heartbeat.before_request",
         "delta.before_publish", "follow.after_replay", "follow.before_live",
         "drain.after_suspend", "drain.before_nak",

@@ -58,6 +58,7 @@ ELSEWHERE: Final = frozenset(
         "retention.after_archive",
         "retention.before_purge",
         "human.after_append",
+        "remind.after_tell",
     }
 )
 

@@ -16,6 +16,7 @@ from perdure.errors import Malformed, Unavailable, UnsupportedVersion
 from perdure.ids import JobId, StreamSeq, Tenant
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bus" / "doorbell-1.json"
+GOLDEN_ALARM = GOLDEN.with_name("alarm-1.json")
 JOB, RING = JobId("0199aaaa-0000-7000-8000-00000000000c"), "0199aaaa-0000-7000-8000-0000000000ff"
 BELL = Doorbell(1, Tenant("t1"), JOB, RING, b'{"v":1,"type":"job.submitted"}', StreamSeq(17))
 
@@ -24,6 +25,12 @@ def test_a_doorbell_lies_in_the_queue_as_it_did_in_release_1() -> None:
     stored = GOLDEN.read_bytes().strip()
     assert encode(BELL) == stored
     assert decode(stored) == BELL
+
+
+def test_an_alarm_bears_its_name() -> None:
+    alarm, stored = Doorbell(1, Tenant("t1"), JOB, RING, alarm="q3-r1"), GOLDEN_ALARM.read_bytes().strip()
+    assert encode(alarm) == stored
+    assert decode(stored) == alarm
 
 
 def test_a_bare_doorbell_says_whose_and_which() -> None:

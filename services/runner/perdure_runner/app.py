@@ -18,6 +18,7 @@ from perdure.bus.delta import Deltas
 from perdure.bus.doorbell import Doorbells
 from perdure.bus.eventlog import EventLog
 from perdure.bus.heartbeat import Heartbeats
+from perdure.bus.inbox import tell
 from perdure.bus.news import news
 from perdure.bus.pull import Pull
 from perdure.bus.topology import Topology, compare
@@ -151,6 +152,7 @@ async def _assembled(
             execute=executor.execute,
             clock=clock,
             chance=chance,
+            tell=partial(tell, bus),
             suspects=suspects,
         )
         yield Works(runner, bus, topology, intake, executor, suspects, python, components)

@@ -1,7 +1,7 @@
 """Executes claimed attempts: the engine's pass over the log, what others append meanwhile, and the end, acked last."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -16,7 +16,7 @@ from perdure.core import event as ev
 from perdure.core.event import TERMINAL, AnyEvent, Status
 from perdure.engine.attempt import Pass
 from perdure.errors import BrokenLog, Interrupted, Malformed, Unavailable, UnsupportedVersion
-from perdure.ids import EventId, JobRef
+from perdure.ids import EventId, JobRef, RequestId
 from perdure.jobs.alarms import arm
 from perdure.jobs.desk import Desk
 from perdure.jobs.parent import tell_parent
@@ -138,12 +138,18 @@ class Executor:
         port.interrupt(f"job {port.ref.job}: the lease is in doubt")
 
     async def _follow(self, port: LogPort, look_seconds: float) -> None:
-        """Fold what others append while the attempt runs."""
+        """Fold what others append while the attempt runs, and have time watch over what it asks meanwhile: other
+        branches may work for hours beside a request that expires.
+        """
+        armed: Set[RequestId] = frozenset()
         async with self._news(port.ref) as changed:
             while True:
                 changed.clear()
                 try:
                     await port.look(changed.take())
+                    if not port.job.asked.keys() <= armed:
+                        armed = frozenset(port.job.asked)
+                        await arm(self._desk.doorbells, port.ref, port.job, self._clock.broker_now())
                 except Unavailable as exc:
                     log.warning("no news while the broker is away", error=str(exc))
                 except (BrokenLog, Malformed, UnsupportedVersion) as exc:  # the claim that follows says what it is

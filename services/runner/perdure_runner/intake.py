@@ -15,9 +15,10 @@ from perdure.bus.delivery import Delivery
 from perdure.bus.doorbell import Doorbells
 from perdure.bus.eventlog import EventLog, Stored
 from perdure.bus.heartbeat import Heartbeats, Lease
+from perdure.bus.inbox import Tell, reminded
 from perdure.clock import Chance, Clock
 from perdure.core import event as ev
-from perdure.core.alarm import due
+from perdure.core.alarm import due, reminder_named
 from perdure.core.claim import Asleep, Decided, Ended, Held, Start, claim, crashed_out
 from perdure.core.event import AnyData
 from perdure.core.machine import JobState
@@ -64,6 +65,7 @@ class Intake:
         execute: Execute,
         clock: Clock,
         chance: Chance,
+        tell: Tell,
         suspects: Suspects | None = None,
     ) -> None:
         """`suspects`: who runs jobs whose runners died; without it this process is such a one, and runs them itself."""
@@ -76,6 +78,7 @@ class Intake:
         self._execute = execute
         self._clock = clock
         self._chance = chance
+        self._tell = tell
         self._suspects = suspects
         self.stopping = False
 
@@ -112,6 +115,7 @@ class Intake:
         """Claim the job, or ack the doorbell and return None, or leave both to a process of the job's own."""
         joblog = await self._open(delivery)
         probe.hit("claim.after_read")
+        await self._remind(delivery, joblog.state)
         while True:
             match claim(joblog.state, self._clock.broker_now(), delivery.bell):
                 case Ended():
@@ -139,6 +143,17 @@ class Intake:
                     claimed = await self._start(delivery, lease, joblog, start)
                     if claimed is not None:
                         return claimed
+
+    async def _remind(self, delivery: Delivery, job: JobState) -> None:
+        """Tell whoever listens that a request waits, when it is a reminder that rang. The sweeper tells it again."""
+        reminder = reminder_named(job, delivery.doorbell.alarm, self._clock.broker_now())
+        if reminder is None:
+            return
+        try:
+            await self._tell([(delivery.ref.tenant, reminded(reminder, job.seq))])
+            probe.hit("remind.after_tell")
+        except Unavailable as exc:
+            log.warning("reminder left to the sweeper", request_id=reminder.request.id, error=str(exc))
 
     async def _open(self, delivery: Delivery) -> JobLog:
         """The job's log: of a new small job by what the doorbell carries (a stale copy loses the claim's append)."""

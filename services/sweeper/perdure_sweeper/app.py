@@ -2,12 +2,14 @@
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 
 from perdure import log as logs
 from perdure.bus.connection import Bus
 from perdure.bus.doorbell import Doorbells
 from perdure.bus.eventlog import EventLog
+from perdure.bus.inbox import tell
 from perdure.bus.purge import purge_canaries
 from perdure.bus.topology import Topology, compare, declare
 from perdure.bus.wake import shard_news
@@ -22,6 +24,7 @@ from perdure_sweeper.duties.blobs import UnnamedBlobs
 from perdure_sweeper.duties.doorbells import LostDoorbells
 from perdure_sweeper.duties.listing import Listing
 from perdure_sweeper.duties.overdue import Overdue
+from perdure_sweeper.duties.reminders import Reminders
 from perdure_sweeper.duties.retention import Keep, Retention
 from perdure_sweeper.projector import BATCH, Projector
 from perdure_sweeper.sweep import every, repeat
@@ -72,6 +75,7 @@ async def _work(bus: Bus, database: Database, service: Service, settings: Sweepe
     desk = Desk(eventlog, Doorbells(bus), clock)
     projectors = [Projector(database, desk, bus, shard, topology.shards) for shard in range(topology.shards)]
     doorbells, overdue = LostDoorbells(database, desk), Overdue(database, desk, lambda: _clock_known(bus, clock))
+    reminders = Reminders(database, desk, partial(tell, bus), lambda: _clock_known(bus, clock))
     keep = Keep(settings.log_days, settings.archive_days)
     retention = Retention(database, desk, bus, topology.shards, keep)
     service.checks["broker"] = lambda: bus.connected
@@ -92,6 +96,7 @@ async def _work(bus: Bus, database: Database, service: Service, settings: Sweepe
                 group.create_task(repeat("streams", lambda: _redeclared(bus, topology), clock, chance))
                 group.create_task(repeat("doorbells", doorbells.run_once, clock, chance))
                 group.create_task(repeat("overdue", overdue.run_once, clock, chance))
+                group.create_task(repeat("reminders", reminders.run_once, clock, chance))
                 seldom = {
                     "listing": (LISTING_SECONDS, Listing(database).run_once),
                     "retention": (RETENTION_SECONDS, retention.run_once),

@@ -12,6 +12,7 @@ from msgspec import Struct
 from perdure.bus.eventlog import EventLog, Stored, Unread
 from perdure.bus.inbox import Kind, News
 from perdure.core import event as ev
+from perdure.core.comment import commented
 from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant
 from perdure.core.machine import EMPTY, JobState, apply
@@ -129,6 +130,8 @@ def told(before: JobState, event: AnyEvent, after: JobState) -> list[News]:
             return [_news(event, "expired", before.asked[data.request_id])]
         case ev.InputWithdrawn(data=data):
             return [_news(event, "withdrawn", before.asked[data.request_id])]
+        case ev.SignalReceived(data=data) if (request := commented(after, data)) is not None:
+            return [_news(event, "commented", request)]
         case _ if after.terminal:
             return [_news(event, "withdrawn", r, f"{r.id}:withdrawn") for r in before.asked.values()]
         case _:

@@ -9,15 +9,15 @@ from perdure.clock import Chance, Clock
 from perdure.errors import Unavailable
 
 PERIOD_SECONDS: Final = 2.0
-JITTER: Final = 0.25  # each way, so that several sweepers do not go round together
+JITTER: Final = 0.25  # earlier, so that several sweepers do not go round together
 AGAIN_SECONDS: Final = 0.5  # after the broker or the database was away
 
 log = logs.get(__name__)
 
 
 def period(chance: Chance) -> float:
-    """Seconds until the next round."""
-    return PERIOD_SECONDS * (1 - JITTER + 2 * JITTER * chance.random())
+    """Seconds until the next round, PERIOD_SECONDS at most."""
+    return PERIOD_SECONDS * (1 - JITTER * chance.random())
 
 
 def every(seconds: float, once: Callable[[], Awaitable[int]], clock: Clock) -> Callable[[], Awaitable[int]]:

@@ -3,7 +3,8 @@
 A doorbell is a message of WORK on the subject of its job. It is known by its stream sequence *and* its `ring`: after a
 power cut or a kill one replica may hand out a sequence again, and delivers what lies there only when the lease of the
 doorbell that was lost has run out. Any doorbell may be lost, late or doubled, and whoever rings rings after the append
-that makes the job runnable. An alarm is a doorbell that the broker rings later (ADR-51, `at.<job>.<name>`).
+that makes the job runnable. An alarm is a doorbell that the broker rings later (ADR-51, `at.<job>.<name>`). It bears
+its name, for reminders leave nothing in the log by which one could tell that they are due.
 """
 
 import asyncio
@@ -30,7 +31,9 @@ INLINE_BYTES: Final = (
 
 
 class Doorbell(Struct, frozen=True):
-    """What a doorbell says: whose job, its own id, and for a new small job its first event as it lies in the log."""
+    """What a doorbell says: whose job, its own id, for a new small job its first event as it lies in the log, and for
+    an alarm its name.
+    """
 
     v: int
     tenant: Tenant
@@ -38,6 +41,7 @@ class Doorbell(Struct, frozen=True):
     ring: str
     event: bytes | None = None
     event_seq: StreamSeq | None = None
+    alarm: str | None = None
 
     @property
     def ref(self) -> JobRef:
@@ -53,6 +57,7 @@ class _Wire(Struct, frozen=True, omit_defaults=True):
     ring: str
     event: msgspec.Raw | UnsetType = UNSET  # with `| None` msgspec would take null alone
     event_seq: int | None = None
+    alarm: str | None = None
 
 
 _wire: Final = msgspec.json.Decoder(_Wire)
@@ -62,7 +67,7 @@ _encode: Final = msgspec.json.Encoder().encode
 def encode(bell: Doorbell) -> bytes:
     """The body of a doorbell's message."""
     event = msgspec.Raw(bell.event) if bell.event is not None else UNSET
-    return _encode(_Wire(bell.v, bell.tenant, bell.job, bell.ring, event, bell.event_seq))
+    return _encode(_Wire(bell.v, bell.tenant, bell.job, bell.ring, event, bell.event_seq, bell.alarm))
 
 
 def decode(body: bytes) -> Doorbell:
@@ -77,7 +82,7 @@ def decode(body: bytes) -> Doorbell:
         raise Malformed("not a doorbell")
     event = bytes(wire.event) if wire.event is not UNSET else None
     seq = StreamSeq(wire.event_seq) if wire.event_seq is not None else None
-    return Doorbell(wire.v, Tenant(wire.tenant), JobId(wire.job), wire.ring, event, seq)
+    return Doorbell(wire.v, Tenant(wire.tenant), JobId(wire.job), wire.ring, event, seq, wire.alarm)
 
 
 class Doorbells:
@@ -121,7 +126,8 @@ class Doorbells:
         waiting = []
         for alarm in alarms:
             headers = {"Nats-Schedule": f"@at {alarm.at}", "Nats-Schedule-Target": target}
-            waiting.append(self._store(names.alarm_subject(ref.job, alarm.name), encode(_new(ref)), headers))
+            body = encode(_new(ref, alarm.name))
+            waiting.append(self._store(names.alarm_subject(ref.job, alarm.name), body, headers))
         await asyncio.gather(*waiting)
 
     async def _store(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
@@ -131,5 +137,5 @@ class Doorbells:
             raise Unavailable(f"{subject}: no answer") from exc
 
 
-def _new(ref: JobRef) -> Doorbell:
-    return Doorbell(FORMAT, ref.tenant, ref.job, new_ring())
+def _new(ref: JobRef, alarm: str | None = None) -> Doorbell:
+    return Doorbell(FORMAT, ref.tenant, ref.job, new_ring(), alarm=alarm)

@@ -1,5 +1,6 @@
 """What time decides about a job: what is due now, which alarms a sleeping job needs, when somebody must look again."""
 
+import re
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -13,6 +14,7 @@ from perdure.core.standing import joined
 from perdure.ids import RequestId, parse_request_id
 
 HORIZON_SECONDS: Final = 24 * 3600.0  # later instants are the sweeper's, else every job would keep its deadline in WORK
+_REMINDER: Final = re.compile(r"q([1-9][0-9]*)-r([1-9][0-9]*)")
 
 
 class Alarm(Struct, frozen=True):
@@ -97,6 +99,24 @@ def reminders(job: JobState, after: Instant, upto: Instant) -> tuple[Reminder, .
         Reminder(asked, k, at) for asked in job.asked.values() for k, at in _reminds_at(asked) if after < at <= upto
     ]
     return tuple(sorted(found, key=lambda r: (r.at, r.request.id, r.k)))
+
+
+def reminders_of(asked: ev.Request) -> tuple[Reminder, ...]:
+    """All reminders of a request, by their instant. None falls at or behind its end."""
+    return tuple(sorted((Reminder(asked, k, at) for k, at in _reminds_at(asked)), key=lambda r: (r.at, r.k)))
+
+
+def reminder_named(job: JobState, name: str | None, now: Instant) -> Reminder | None:
+    """The reminder that the alarm `name` (`q<seq>-r<k>`) rings for; None for other alarms, and where the request is
+    settled or over by `now`.
+    """
+    match = None if name is None else _REMINDER.fullmatch(name)
+    if match is None:
+        return None
+    for asked in job.asked.values():
+        if _seq(asked.id) == int(match[1]) and (asked.expires_at is None or asked.expires_at > now):
+            return next((Reminder(asked, k, at) for k, at in _reminds_at(asked) if k == int(match[2])), None)
+    return None
 
 
 def overdue_at(asked: ev.Request) -> Instant | None:

@@ -32,6 +32,15 @@ def comment(
     return ev.SignalData(signal_id=signal_id, name=SIGNAL, payload=payload, by=who.principal, via=via)
 
 
+def commented(job: JobState, said: ev.SignalData) -> ev.Request | None:
+    """The request that `said` comments on, as last stated; None when it is no comment."""
+    if said.name != SIGNAL or not isinstance(said.payload, dict):
+        return None
+    request = RequestId(str(said.payload.get("request_id")))
+    settled = job.settled.get(request)
+    return job.asked.get(request) if settled is None else settled.request
+
+
 def comments_on(log: Iterable[ev.AnyEvent], request: RequestId) -> list[ev.SignalReceived]:
     """The comments on `request`, in their order; `data.payload` is `{request_id, text}`."""
     return [

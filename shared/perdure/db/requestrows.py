@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.core import event as ev
-from perdure.core.alarm import overdue_at
+from perdure.core.alarm import overdue_at, reminders_of
 from perdure.core.event import AnyEvent
 from perdure.core.instant import Instant
 from perdure.core.machine import JobState
@@ -23,6 +23,7 @@ from perdure.ids import JobRef, Principal
 
 LAST: Final = "9999-12-31T23:59:59.999Z"  # what a request without a deadline sorts by
 SHARED: Final = ("status", "kind", "flow_id", "flow_name", "asked_at", "urgent_at", "overdue_at")  # by both tables
+KEPT: Final = ("tenant", "request_id", "job_id", "remind_at")  # of a row that is there
 
 RequestStatus = Literal["pending", "answered", "expired", "withdrawn"]
 
@@ -82,10 +83,9 @@ async def write(conn: AsyncConnection, jobs_of: Iterable[Asking]) -> None:
     if not rows:
         return
     statement = insert(conn, requests)
-    key = ("tenant", "request_id")
     statement = statement.on_conflict_do_update(
         index_elements=[requests.c.tenant, requests.c.request_id],
-        set_={name: statement.excluded[name] for name in rows[0] if name not in (*key, "job_id")},
+        set_={name: statement.excluded[name] for name in rows[0] if name not in KEPT},
     )
     await conn.execute(statement, rows)
     await _address(conn, [(row["tenant"], row["request_id"]) for row in rows], asked)
@@ -174,5 +174,6 @@ def _values(job: Asking, change: Change) -> dict[str, object]:
         "action": storable(change.action),
         "tags": msgspec.json.encode(job.tags).decode(),
         "votes": sum(count.votes for count in change.tally),
+        "remind_at": next((reminder.at for reminder in reminders_of(request)), None),
         "tally": msgspec.json.encode(change.tally).decode() if change.tally else None,
     }

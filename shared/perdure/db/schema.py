@@ -38,6 +38,7 @@ OPEN: Final = text("ended_at IS NULL AND quarantined IS NULL")
 KEPT: Final = text("ended_at IS NOT NULL AND purged_at IS NULL")
 PURGED: Final = text("purged_at IS NOT NULL")
 DELETED: Final = text("deleted_at IS NOT NULL")
+REMINDS: Final = text("status = 'pending' AND remind_at IS NOT NULL")
 UNLISTED: Final = text("tags IS NULL")
 # Behind what a list of requests is sorted by: all that it is narrowed by, so that no row is fetched to be passed over.
 NARROWED: Final = ("request_id", "kind", "flow_id", "flow_name", "overdue_at")
@@ -194,11 +195,13 @@ requests: Final = Table(
     Column("overdue_at", TEXT),  # when the first reminder or escalation comes
     Column("votes", Integer, nullable=False, server_default="0"),  # that count
     Column("tally", TEXT),  # JSON array of core.event.Tally
+    Column("remind_at", TEXT),  # SQL's own: the next reminder that no sweeper has told
     PrimaryKeyConstraint("tenant", "request_id"),
     ForeignKeyConstraint(["tenant", "job_id"], ["jobs.tenant", "jobs.job_id"], ondelete="CASCADE"),
     Index("ix_requests_urgent", "tenant", "status", "urgent_at", *NARROWED),
     Index("ix_requests_asked", "tenant", "status", "asked_at", *NARROWED),
     Index("ix_requests_job", "tenant", "job_id"),
+    Index("ix_requests_remind", "remind_at", sqlite_where=REMINDS, postgresql_where=REMINDS),
     Index("ix_requests_unlisted", "tenant", "request_id", sqlite_where=UNLISTED, postgresql_where=UNLISTED),
 )
 

@@ -10,6 +10,7 @@ from perdure.core.machine import JobState, Settled
 from perdure.core.standing import Standing
 from perdure.errors import Conflict
 from perdure.ids import EventId, RequestId, Tenant, derived, new_event_id
+from perdure.jobs.alarms import arm
 from perdure.jobs.desk import Desk, ring
 from perdure.jobs.joblog import JobLog
 from perdure.jobs.turn import Who, begin, standing, take
@@ -40,6 +41,8 @@ async def delegate(
 
     stored = await take(desk, log, request, who, decide)
     probe.hit("human.after_append")
+    if stored is not None:
+        await arm(desk.doorbells, log.ref, log.state, desk.clock.broker_now())
     return _done(log, request, None if stored is None else stored.event.seq)
 
 

@@ -19,6 +19,7 @@ from perdure.core.request import asked_in, decided_by_time, values_of, with_valu
 from perdure.core.standing import Standing
 from perdure.errors import BrokenLog, Malformed, NotFound, OutcomeUnknown
 from perdure.ids import Digest, EventId, JobRef, RequestId, Tenant, parse_request_id
+from perdure.jobs.alarms import arm
 from perdure.jobs.desk import BUDGET_SECONDS, Desk, ring
 from perdure.jobs.joblog import JobLog
 
@@ -106,5 +107,7 @@ async def _let_time_decide(desk: Desk, log: JobLog, request: RequestId) -> None:
         if written is None:
             return
         probe.hit("time.after_append")
-        if not isinstance(written.event, ev.InputRequested):  # a restatement wakes nobody
+        if isinstance(written.event, ev.InputRequested):  # a restatement wakes nobody
+            await arm(desk.doorbells, log.ref, log.state, desk.clock.broker_now())
+        else:
             await ring(desk, log.ref, log.state)

@@ -12,6 +12,7 @@ from perdure.bus.delta import Deltas
 from perdure.bus.doorbell import Doorbells
 from perdure.bus.eventlog import EventLog
 from perdure.bus.heartbeat import Heartbeats
+from perdure.bus.inbox import tell
 from perdure.bus.news import news
 from perdure.bus.pull import Pull
 from perdure.clock import SystemChance, SystemClock
@@ -77,6 +78,7 @@ class Runner:
             execute=self.execute,
             clock=bench.clock,
             chance=SystemChance(),
+            tell=partial(tell, bench.bus),
         )
         self.pull = Pull(bench.bus, [(bench.queue, "normal")], 8, self.intake.handle, lease_seconds=LEASE_SECONDS)
 

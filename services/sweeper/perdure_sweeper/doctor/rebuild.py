@@ -2,8 +2,8 @@
 
 The new rows are made in temporary tables of one connection, which hide the real ones from every statement on it: so the
 projection's own code writes them. Then, under the locks of all positions: archived rows are carried over, as is what
-SQL itself knows of a row (that it was deleted), the real rows give way, the positions say how far the new ones are, in
-the next epoch. Sweepers go on from there.
+SQL itself knows of a row (that a job was deleted, which reminders were told), the real rows give way, the positions say
+how far the new ones are, in the next epoch. Sweepers go on from there.
 """
 
 from typing import Final
@@ -102,6 +102,13 @@ async def _swap(conn: AsyncConnection, real: str, reached: list[Position]) -> in
             )
         deleted = f"SELECT o.deleted_at FROM {real}.jobs AS o WHERE o.tenant = jobs.tenant AND o.job_id = jobs.job_id"
         await _run(conn, f"UPDATE jobs SET deleted_at = ({deleted})")
+        same = "o.tenant = requests.tenant AND o.request_id = requests.request_id"
+        told = f"{real}.requests AS o WHERE {same}"
+        await _run(
+            conn,
+            f"UPDATE requests SET remind_at = (SELECT o.remind_at FROM {told}) "
+            f"WHERE EXISTS (SELECT 1 FROM {told} AND o.tags IS NOT NULL)",
+        )
         for table in reversed(KEYS):
             await _run(conn, f"DELETE FROM {real}.{table.name}")
         made = [await _copy(conn, real, table) for table in KEYS]

@@ -29,7 +29,7 @@ class LostDoorbells:
             async with self._database.read() as conn:
                 rows = await candidates.ready(conn, now, limit=ROWS, after=after)
             probe.hit("sweep.after_scan")
-            rung += await each(rows, self._look)
+            rung += sum(await each(rows, self._look))
             if len(rows) < ROWS:
                 return rung
             after = (rows[-1].ready_at or now, rows[-1].job_id)

@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from perdure import log as logs
 from perdure import probe
 from perdure.core.claim import runnable
-from perdure.db.jobs import JobRow
 from perdure.errors import BrokenLog, Malformed, UnsupportedVersion
 from perdure.ids import JobRef
 from perdure.jobs.desk import Desk
@@ -18,12 +17,15 @@ AT_ONCE: Final = 16  # jobs looked at side by side
 
 log = logs.get(__name__)
 
+Row = TypeVar("Row")
+Seen = TypeVar("Seen")
 
-async def each(rows: Sequence[JobRow], look: Callable[[JobRow], Awaitable[bool]]) -> int:
-    """`look` at all rows, a few at a time, and count where it says True; the first error ends the others."""
+
+async def each(rows: Sequence[Row], look: Callable[[Row], Awaitable[Seen]]) -> list[Seen]:
+    """What `look` says of each row, a few at a time; the first error ends the others."""
     gate = asyncio.Semaphore(AT_ONCE)
 
-    async def one(row: JobRow) -> bool:
+    async def one(row: Row) -> Seen:
         async with gate:
             return await look(row)
 
@@ -32,7 +34,7 @@ async def each(rows: Sequence[JobRow], look: Callable[[JobRow], Awaitable[bool]]
             tasks = [group.create_task(one(row)) for row in rows]
     except BaseExceptionGroup as errors:  # what is away for one is away for the others
         raise errors.exceptions[0] from errors
-    return sum(task.result() for task in tasks)
+    return [task.result() for task in tasks]
 
 
 async def load(desk: Desk, ref: JobRef) -> JobLog | None:

@@ -1,4 +1,5 @@
-"""Does what time has decided and nobody else has done: requests that expire, timers, deadlines, the grace of a cancel.
+"""Does what time has decided and nobody else has done: requests that expire or escalate, timers, deadlines, the grace
+of a cancel.
 
 Alarms ring runners for the same; this is the backstop when one was lost, when its instant was too far to be armed, and
 for queues that nobody serves. Whoever appends first wins: the others meet it as news and decide again.
@@ -15,6 +16,7 @@ from perdure.db import due as candidates
 from perdure.db.engine import Database
 from perdure.db.jobs import JobRow
 from perdure.db.page import PageKey
+from perdure.jobs.alarms import arm
 from perdure.jobs.desk import Desk
 from perdure_sweeper.duties.look import ROWS, each, load, ring_if_runnable
 
@@ -42,7 +44,7 @@ class Overdue:
             async with self._database.read() as conn:
                 rows = await candidates.overdue(conn, now, limit=ROWS, after=after)
             probe.hit("sweep.after_scan")
-            done += await each(rows, self._look)
+            done += sum(await each(rows, self._look))
             if len(rows) < ROWS:
                 return done
             after = (rows[-1].next_due_at or now, rows[-1].job_id)
@@ -56,8 +58,9 @@ class Overdue:
             probe.hit("time.after_append")
             appended += 1
             log.info("overdue", tenant=row.tenant, job_id=row.job_id, type=type_of(stored.event))
-        if appended:
-            await ring_if_runnable(self._desk, job)
+        if appended and not await ring_if_runnable(self._desk, job) and not job.state.terminal:
+            # A restatement wakes nobody: what comes next for the request rings when nobody is there.
+            await arm(self._desk.doorbells, job.ref, job.state, self._desk.clock.broker_now())
         return appended > 0
 
     def _due(self, state: JobState) -> AnyData | None:
