@@ -12,10 +12,10 @@ from msgspec import Struct
 
 from perdure.bus import subject as names
 from perdure.bus.connection import Bus
-from perdure.bus.stream import store
+from perdure.bus.stream import BATCH, direct_batch, store
 from perdure.core.instant import Instant
-from perdure.errors import OutcomeUnknown, Unavailable
-from perdure.ids import Principal, Tenant
+from perdure.errors import Malformed, OutcomeUnknown, Unavailable, UnsupportedVersion
+from perdure.ids import Principal, StreamSeq, Tenant
 
 FORMAT: Final = 1
 
@@ -60,6 +60,24 @@ class Audit:
             await store(self._bus, _subject(last), _bytes(last), _headers(last))
         except OutcomeUnknown as exc:
             raise Unavailable("audit: no answer") from exc
+
+
+async def records(bus: Bus, tenant: Tenant, after: StreamSeq, most: int = BATCH) -> list[tuple[StreamSeq, Record]]:
+    """Up to `most` records of a tenant behind the place `after`, in order, each with its place. None: that was all.
+
+    Needs the right to read the stream, which gateways and runners do not have. Raises Malformed, Unavailable,
+    UnsupportedVersion for a record of a newer version.
+    """
+    found = []
+    for read in await direct_batch(bus, names.AUDIT, names.audit_subject(tenant), after, most):
+        try:
+            record = msgspec.json.decode(read.body, type=Record)
+        except msgspec.MsgspecError as exc:
+            raise Malformed(f"audit: the message {read.seq} is no record") from exc
+        if record.v > FORMAT:
+            raise UnsupportedVersion(f"audit: the record {record.id} has version {record.v}")
+        found.append((read.seq, record))
+    return found
 
 
 def _subject(record: Record) -> str:

@@ -7,7 +7,7 @@ from cyclopts import App
 from cyclopts.exceptions import CycloptsError
 
 import perdure
-from perdure.cli import flows, groups, jobs, keys, people, run, runtime, serve, tenants
+from perdure.cli import audit, flows, groups, jobs, keys, people, run, runtime, serve, tenants
 from perdure.cli.demo import demo
 from perdure.cli.doctor import doctor
 from perdure.cli.session import Exit, report
@@ -25,7 +25,7 @@ app = App(
 )
 for command in (serve.up, demo, run.run, run.watch, people.answer, jobs.cancel, jobs.subject, runtime.queues):
     app.command(command)
-for group in (people.app, jobs.app, flows.app, keys.app, groups.app, runtime.app, tenants.app, serve.app):
+for group in (people.app, jobs.app, flows.app, keys.app, groups.app, runtime.app, tenants.app, audit.app, serve.app):
     app.command(group)
 for process in (serve.gateway, serve.runner, serve.sweeper, doctor):
     app.command(process)

@@ -10,10 +10,10 @@ from cyclopts import Parameter
 
 from perdure import log as logs
 from perdure.cli.session import Exit, Printer
+from perdure.cli.values import instant_of
 from perdure.clock import SystemClock
 from perdure.config import DATA_FOLDER, SweeperSettings
-from perdure.core.instant import Instant, instant, moment
-from perdure.errors import Fault, Invalid, Malformed
+from perdure.errors import Fault, Invalid
 from perdure.ids import is_token, is_uuid
 from perdure.local.folder import read_operator
 
@@ -44,7 +44,7 @@ def doctor(
     wish = examination.Wish(
         job=_checked("--job", job, is_uuid, "a job's id"),
         tenant=_checked("--tenant", tenant, is_token, "a tenant"),
-        since=_instant(since),
+        since=instant_of("--since", since),
         repair=repair,
         rebuild=rebuild,
         data=data if data.is_dir() else None,
@@ -72,15 +72,3 @@ def _checked(flag: str, text: str | None, fits: Any, what: str) -> str | None:  
     if text is not None and not fits(text):
         raise Invalid([Fault("invalid-value", f"must be {what}", parameter=flag)])
     return text
-
-
-def _instant(text: str | None) -> Instant | None:
-    if text is None:
-        return None
-    try:
-        at = moment(Instant(text))
-    except Malformed:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise Invalid([Fault("invalid-value", "must be RFC 3339 with a zone", parameter="--since")])
-    return instant(at)

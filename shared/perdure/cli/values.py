@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from perdure.errors import Fault, Invalid
+from perdure.core.instant import Instant, instant, moment
+from perdure.errors import Fault, Invalid, Malformed
 
 
 def read_value(text: str | None) -> Any:  # Any: user value
@@ -57,3 +58,16 @@ def with_set(value: Any, given: Sequence[str] | None) -> Any:  # Any: user value
     if not isinstance(value, dict):
         raise Invalid([Fault("wrong-type", "only an object has members to set", parameter="--set")])
     return value | {key: read_value(text) for key, text in pairs("--set", given).items()}
+
+
+def instant_of(flag: str, text: str | None) -> Instant | None:
+    """The instant that a flag names, as RFC 3339 with a zone. Raises Invalid."""
+    if text is None:
+        return None
+    try:
+        at = moment(Instant(text))
+    except Malformed:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise Invalid([Fault("invalid-value", "must be RFC 3339 with a zone", parameter=flag)])
+    return instant(at)
