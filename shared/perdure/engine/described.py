@@ -1,6 +1,7 @@
 """What a type says of itself as JSON Schema: plain types, msgspec's, dataclasses, pydantic's models."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -30,9 +31,18 @@ def schema_of(shape: Shape) -> Schema | None:
 def form_of(shape: Shape) -> Schema:
     """The schema of a type as people are shown it: the object itself, its choices in place.
 
-    So an action can require other members than the type does, and a flat type stays a form. Raises Malformed for a type
-    that has no schema.
+    So an action can require other members than the type does, and a flat type stays a form. It is made once for a type:
+    every pass over a job asks for it. Raises Malformed for a type that has no schema.
     """
+    try:
+        made = _form(shape)
+    except TypeError:  # a type form that cannot be told apart from others
+        made = _form.__wrapped__(shape)
+    return dict(made)
+
+
+@lru_cache(maxsize=512)
+def _form(shape: Shape) -> Schema:
     schema = schema_of(shape)
     if schema is None:
         raise Malformed(f"{shape!r} says nothing about itself")

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from msgspec import Struct
@@ -27,6 +27,7 @@ from perdure import (
 from perdure.core import event as ev
 from perdure.core import verify
 from perdure.core.request import proposal_digest
+from perdure.engine.described import form_of
 from perdure.ids import Principal
 from perdure.testing.memory import MemoryJob
 
@@ -486,3 +487,11 @@ async def test_requests_of_one_name_in_loops_and_branches_have_ids_of_their_own(
     assert {(d.request.path, d.request.occurrence) for d in job.events(ev.InputRequested)} == {
         ("/1.1", 1), ("/1.1", 2), ("/1.2", 1), ("/1.2", 2)
     }  # fmt: skip
+
+
+def test_a_form_is_made_once_for_a_type_and_is_nobody_s_to_change() -> None:
+    first = form_of(Form)
+    first.pop("properties")
+    assert form_of(Form) is not first
+    assert set(form_of(Form)["properties"]) == {"amount", "note", "colour", "speed"}
+    assert form_of(dict[str, Annotated[int, {}]])["type"] == "object"  # a type form that has no hash
