@@ -1,5 +1,5 @@
-"""What a projected batch calls for beside its rows: requests told to whoever listens, parents told of their children's
-ends, children of ended parents cancelled.
+"""What a projected batch calls for beside its rows: requests told to whoever listens and written to AUDIT, parents told
+of their children's ends, children of ended parents cancelled.
 
     a child's end        its parent's log gets `child.ended`, before `announced` passes the end
     a parent's end       its open children, by the rows, are cancelled
@@ -17,6 +17,7 @@ from typing import Final
 from msgspec import Struct
 
 from perdure import log as logs
+from perdure.bus.audit import Audit, Record
 from perdure.bus.connection import Bus
 from perdure.bus.inbox import News, tell
 from perdure.errors import BrokenLog, Malformed, NotFound, OutcomeUnknown, Unavailable, UnsupportedVersion
@@ -32,16 +33,19 @@ log = logs.get(__name__)
 
 
 class Announcement(Struct, frozen=True):
-    """`news` in the order of the logs, `ended` children whose parents wait, `orphans` that may have to end."""
+    """`news` and `audits` in the order of the logs, `ended` children whose parents wait, `orphans` that may have to
+    end.
+    """
 
     news: tuple[tuple[Tenant, News], ...] = ()
     ended: tuple[tuple[JobRef, Folded], ...] = ()
     orphans: tuple[JobRef, ...] = ()
+    audits: tuple[Record, ...] = ()
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.news or self.ended or self.orphans)
+        return not (self.news or self.audits or self.ended or self.orphans)
 
 
 def parents_ended(folded: Mapping[JobRef, Folded | Stuck]) -> list[JobRef]:
@@ -53,11 +57,13 @@ def announcement(folded: Mapping[JobRef, Folded | Stuck], children: Sequence[Job
     """What a batch calls for; `children` are the open ones of `parents_ended`."""
     news: list[tuple[Tenant, News]] = []
     ended: list[tuple[JobRef, Folded]] = []
+    audits: list[Record] = []
     orphans = list(children)
     for ref, job in folded.items():
         if isinstance(job, Stuck):
             continue
         news += [(ref.tenant, one) for one in job.news]
+        audits += job.audits
         parent = job.state.submitted.parent if job.state.submitted is not None else None
         if parent is None or parent.detached:
             continue
@@ -65,13 +71,14 @@ def announcement(folded: Mapping[JobRef, Folded | Stuck], children: Sequence[Job
             ended.append((ref, job))
         elif job.began and not job.state.terminal:
             orphans.append(ref)
-    return Announcement(tuple(news), tuple(ended), tuple(dict.fromkeys(orphans)))
+    return Announcement(tuple(news), tuple(ended), tuple(dict.fromkeys(orphans)), tuple(audits))
 
 
 async def announce(bus: Bus, desk: Desk, what: Announcement) -> None:
     """Do all of it. Raises Unavailable when something was perhaps not done: then all of it is done again."""
     if what.news:
         await tell(bus, what.news)
+    await Audit(bus).write(what.audits)
     work: list[tuple[JobRef, Callable[[], Awaitable[object]]]]
     work = [(ref, partial(tell_parent, desk, ref, job.state)) for ref, job in what.ended]
     work += [(ref, partial(end_orphan, desk, ref)) for ref in what.orphans]

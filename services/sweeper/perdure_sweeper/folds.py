@@ -9,6 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from perdure.bus.audit import Record
 from perdure.bus.eventlog import EventLog, Stored, Unread
 from perdure.bus.inbox import Kind, News
 from perdure.core import event as ev
@@ -20,6 +21,7 @@ from perdure.db.jobs import Quarantine
 from perdure.db.requestrows import Change, changes
 from perdure.errors import BrokenLog, Malformed, UnsupportedVersion
 from perdure.ids import JobRef, StreamSeq
+from perdure_sweeper.audited import audited
 
 KEPT: Final = 512  # folds of open jobs, a shard
 
@@ -27,8 +29,8 @@ Entry = Stored | Unread
 
 
 class Folded(Struct, frozen=True):
-    """A job after a batch: its state, where its last event lies, what changed about its requests, what to tell, and
-    whether it was submitted and whether it ended within the batch.
+    """A job after a batch: its state, where its last event lies, what changed about its requests, what to tell and to
+    have audited, and whether it was submitted and whether it ended within the batch.
     """
 
     state: JobState
@@ -37,6 +39,7 @@ class Folded(Struct, frozen=True):
     news: tuple[News, ...]
     began: bool = False
     ended: bool = False
+    audits: tuple[Record, ...] = ()
 
 
 class Stuck(Struct, frozen=True):
@@ -103,6 +106,7 @@ def _fold(state: JobState, own: Sequence[Entry], *, news_from: StreamSeq | None)
     """Raises BrokenLog, and what an unreadable entry says."""
     changed: list[Change] = []
     news: list[News] = []
+    audits: list[Record] = []
     at = StreamSeq(0)
     began = ended = False
     for entry in own:
@@ -112,9 +116,10 @@ def _fold(state: JobState, own: Sequence[Entry], *, news_from: StreamSeq | None)
         changed += changes(before, entry.event, state)
         if news_from is not None and at >= news_from:
             news += told(before, entry.event, state)
+            audits += audited(entry.ref.tenant, before, entry.event, state)
             began = began or isinstance(entry.event, ev.JobSubmitted)
             ended = ended or state.terminal
-    return Folded(state, at, tuple(changed), tuple(news), began, ended)
+    return Folded(state, at, tuple(changed), tuple(news), began, ended, tuple(audits))
 
 
 def told(before: JobState, event: AnyEvent, after: JobState) -> list[News]:

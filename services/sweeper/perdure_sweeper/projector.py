@@ -1,7 +1,7 @@
 """Logs to rows, one shard: a batch of events and the position behind it in one transaction, so none is lost or skipped.
 
     scan after `applied` ─ fold ─ [ lock the position: still the same? ─ rows, each guarded by its seq ─ position ]
-    ─ commit ─ announce: `inbox.<tenant>.request`, parents, orphans ─ [ `announced` ]
+    ─ commit ─ announce: `inbox.<tenant>.request`, AUDIT, parents, orphans ─ [ `announced` ]
 
 Any number of projectors may work on a shard: who finds the position moved drops its batch and reads on from there. A
 crash before the commit repeats the batch, one after it repeats what is announced (receivers drop by id). A stream that

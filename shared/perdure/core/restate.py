@@ -75,6 +75,14 @@ def delegate(
     return ev.RequestedData(request=moved)
 
 
+def delegated(before: JobState, restated: ev.Request) -> ev.Delegation | None:
+    """The delegation by which `restated` differs from what `before` asks; None: it is restated for another reason."""
+    asked = before.asked.get(restated.id)
+    if asked is None or len(restated.delegations) <= len(asked.delegations):
+        return None
+    return restated.delegations[-1]
+
+
 def withdraw(
     job: JobState, asked: ev.Request | None, who: Standing, reason: str, via: ev.Via | None = None
 ) -> ev.WithdrawnData | Settled:
