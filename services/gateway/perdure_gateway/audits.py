@@ -9,7 +9,7 @@ room is logged instead.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -99,12 +99,21 @@ class Trail:
                 await self._audit.write(batch)
             except Unavailable:
                 raise
-            except PerdureError as exc:  # the broker will never take them
-                log.error("audit refused", error=str(exc))
-                _lost(batch)
+            except PerdureError:  # one of them will never be taken
+                await self._one_by_one(batch)
             for record in batch:
                 if self._waiting and self._waiting[0] is record:
                     self._waiting.popleft()
+
+    async def _one_by_one(self, batch: Sequence[Record]) -> None:
+        for record in batch:
+            try:
+                await self._audit.write([record])
+            except Unavailable:
+                raise
+            except PerdureError as exc:
+                log.error("audit refused", error=str(exc))
+                _lost([record])
 
     @contextlib.asynccontextmanager
     async def writing(self) -> AsyncIterator[None]:

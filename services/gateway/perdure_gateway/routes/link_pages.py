@@ -10,7 +10,7 @@ from perdure.core import event as ev
 from perdure.errors import Invalid, NotFound, PerdureError
 from perdure.jobs.answer import Answer, Answered
 from perdure_gateway import answers, bodies, linkform, linkpage, views
-from perdure_gateway.keys import RATES, SECRETS, TRAIL
+from perdure_gateway.keys import METRICS, RATES, SECRETS, TRAIL
 from perdure_gateway.linktokens import MAX_CHARS, Link, link_of
 from perdure_gateway.policy import JSON, op
 from perdure_gateway.problems import problem_of
@@ -85,15 +85,17 @@ async def _answered(request: web.Request, found: Opened, said: Answer) -> Answer
     """Answer, and record it: by whom, from where, by which link, of which the token's hash begins so."""
     link, key_id = found.link, None if found.caller is None else found.caller.key_id
     told: dict[str, Any] = {"link": link.id, "token": sha256(request.match_info["token"].encode()).hexdigest()[:12]}
-    result, what = "done", "request.answer"
+    result, what, counted = "done", "request.answer", request.app[METRICS].answers
     try:
         done = await redeemed(request, found, said)
         told |= facts(done)
+        counted.labels(done.request.kind, "replayed" if done.replayed else "taken").inc()
         what = "request.vote" if done.settled is None else what
         return done
     except PerdureError as exc:
         problem = problem_of(exc)
         result = "internal" if problem is None else problem.code
+        counted.labels("unknown", result).inc()
         raise
     finally:
         request.app[TRAIL].put(
