@@ -97,6 +97,8 @@ class LogPort:
             def decided(job: JobState) -> AnyData | None:
                 data = decide(job)
                 if data is not None:
+                    if isinstance(data, ev.StepData):
+                        self._speech.settle((data.path, data.step, data.occurrence))
                     data = bounds.fitting(job, data, self._log.size_bytes)
                     probe.hit(_BEFORE.get(type(data), ""))
                 return data
