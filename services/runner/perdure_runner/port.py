@@ -79,6 +79,11 @@ class LogPort:
         return self._events
 
     @property
+    def tail(self) -> StreamSeq:
+        """Where the last event lies that is known here."""
+        return self._log.tail
+
+    @property
     def job(self) -> JobState:
         return self._log.state
 

@@ -20,7 +20,7 @@ from nats.aio.subscription import Subscription
 from nats.protocol.parser import AUTHORIZATION_VIOLATION
 
 from perdure import log as logs
-from perdure.bus.natspy import Pong, cancellable, close, given_up, ping
+from perdure.bus.natspy import Pong, cancellable, close, given_up, listen, ping
 from perdure.bus.requests import Requests
 from perdure.clock import SystemClock
 from perdure.errors import OutcomeUnknown, PerdureError, TooLarge, Unauthenticated, Unavailable
@@ -157,6 +157,16 @@ class Bus:
         """
         try:
             return await self.nc.subscribe(subject, queue, cb=heard, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as exc:
+            raise Unavailable("the connection to the broker is closed") from exc
+
+    async def listen(self, subject: str, heard: Callable[[Msg], None]) -> Subscription:
+        """`subscribe` for what never waits: called in the turn that reads the message, without a task of its own.
+
+        Raises Unavailable when the connection is closed for ever.
+        """
+        try:
+            return await listen(self.nc, subject, heard)
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as exc:
             raise Unavailable("the connection to the broker is closed") from exc
 

@@ -3,13 +3,18 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from perdure import log as logs
 
 CLOSE_SECONDS: Final = 5.0
+log = logs.get(__name__)
 _BLANK: Final = re.compile(r"\s")  # in a subject it would end the command, or begin another one
 
 
@@ -21,6 +26,29 @@ class Pong(asyncio.Future[bool]):
     def set_result(self, result: bool) -> None:
         if not self.done():
             super().set_result(result)
+
+
+class Sink(asyncio.Queue[Msg]):
+    """Stands where nats-py queues the messages of a subscription for a task of its own: hands each over in the turn
+    that reads it, and is always empty. What `heard` raises is logged: it must not end the connection's reading.
+    """
+
+    def __init__(self, heard: Callable[[Msg], None]) -> None:
+        super().__init__()
+        self._heard = heard
+
+    def put_nowait(self, message: Msg) -> None:
+        try:
+            self._heard(message)
+        except Exception:
+            log.exception("a message was not handled", subject=message.subject)
+
+
+async def listen(nc: Client, subject: str, heard: Callable[[Msg], None], queue: str = "") -> Subscription:
+    """Subscribe with a function that never waits. Without nats-py's bounds: it would drop in silence."""
+    subscription = await nc.subscribe(subject, queue, pending_msgs_limit=-1, pending_bytes_limit=-1)
+    subscription._pending_queue = Sink(heard)
+    return subscription
 
 
 def write(nc: Client, subject: str, body: bytes, reply: str, headers: Mapping[str, str] | None) -> None:

@@ -14,22 +14,9 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from perdure.bus.natspy import write
+from perdure.bus.natspy import listen, write
 
 NOBODY: Final = "503"  # the status of the answer that says that nobody listens
-
-
-class _Answers(asyncio.Queue[Msg]):
-    """Stands where nats-py queues the messages of a subscription: takes each at once, and is always empty."""
-
-    def __init__(self, waiting: dict[str, Future[Msg]], prefix: int) -> None:
-        super().__init__()
-        self._waiting, self._prefix = waiting, prefix
-
-    def put_nowait(self, message: Msg) -> None:
-        future = self._waiting.get(message.subject[self._prefix :])
-        if future is not None and not future.done():  # else: given up, or answered before
-            future.set_result(message)
 
 
 class Requests:
@@ -44,8 +31,7 @@ class Requests:
     async def open(cls, nc: Client) -> Self:
         """Listen for answers; nats-py does so again after each reconnect."""
         requests = cls(nc, nc.new_inbox())
-        subscription = await nc.subscribe(f"{requests._inbox}*", pending_msgs_limit=-1, pending_bytes_limit=-1)
-        subscription._pending_queue = _Answers(requests._waiting, len(requests._inbox))
+        await listen(nc, f"{requests._inbox}*", requests._heard)
         return requests
 
     @property
@@ -73,6 +59,11 @@ class Requests:
         if message.headers is not None and not message.data and message.headers.get("Status") == NOBODY:
             raise nats.errors.NoRespondersError
         return message
+
+    def _heard(self, message: Msg) -> None:
+        future = self._waiting.get(message.subject[len(self._inbox) :])
+        if future is not None and not future.done():  # else: given up, or answered before
+            future.set_result(message)
 
 
 def _late(future: Future[Msg]) -> None:

@@ -147,7 +147,7 @@ async def direct_batch(bus: Bus, stream: str, subject: str, after: int, most: in
     """
     reads: list[Read] = []
     inbox, box = bus.nc.new_inbox(), Box()
-    subscription = await bus.subscribe(inbox, box.hear)
+    subscription = await bus.listen(inbox, box.hear)
     try:
         while most is None or len(reads) < most:
             batch = BATCH if most is None else min(BATCH, most - len(reads))
@@ -173,7 +173,7 @@ class Box:
         self._ended: asyncio.Event = asyncio.Event()
         self._heard = 0
 
-    async def hear(self, message: Msg) -> None:
+    def hear(self, message: Msg) -> None:
         self._messages.append(message)
         self._heard += 1
         if message.headers is None or "Status" in message.headers:

@@ -142,7 +142,7 @@ class JobLog:
                 probe.hit("blob.after_put")
 
     async def _settle(self, event: AnyEvent, body: bytes, attempt: EventId | None, deadline: float) -> Stored | None:
-        """Send `event`, which is `body`, until its fate is known: the stored entry, or None when news was folded instead."""
+        """Send `event`, encoded in `body`, until its fate is known: the stored entry, or None when news was folded."""
         unsure = False  # whether a copy without an answer may still be stored
         while True:
             moved = False
