@@ -6,8 +6,9 @@ before, and its answer wakes whoever waits in the turn that reads it.
 """
 
 import asyncio
+import contextlib
 from asyncio import Future
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Self
 
 import nats.errors
@@ -25,6 +26,7 @@ class Requests:
     def __init__(self, nc: Client, inbox: str) -> None:
         self._nc, self._inbox = nc, f"{inbox}."
         self._waiting: dict[str, Future[Msg]] = {}
+        self._boxes: dict[str, Callable[[Msg], None]] = {}
         self._made = 0
 
     @classmethod
@@ -60,10 +62,25 @@ class Requests:
             raise nats.errors.NoRespondersError
         return message
 
+    @contextlib.contextmanager
+    def box(self, heard: Callable[[Msg], None]) -> Iterator[str]:
+        """An inbox for any number of answers, heard in the turn that reads them, for as long as the context lasts."""
+        self._made += 1
+        token = f"{self._made:x}"
+        self._boxes[token] = heard
+        try:
+            yield self._inbox + token
+        finally:
+            del self._boxes[token]
+
     def _heard(self, message: Msg) -> None:
-        future = self._waiting.get(message.subject[len(self._inbox) :])
-        if future is not None and not future.done():  # else: given up, or answered before
-            future.set_result(message)
+        token = message.subject[len(self._inbox) :]
+        future = self._waiting.get(token)
+        if future is not None:
+            if not future.done():  # else: given up, or answered before
+                future.set_result(message)
+        elif (heard := self._boxes.get(token)) is not None:
+            heard(message)
 
 
 def _late(future: Future[Msg]) -> None:
