@@ -233,7 +233,7 @@ async def test_a_cancellation_that_meets_the_answer_is_not_lost(nats_server: Nat
             await answered.wait()
             answered.clear()
             # Until an answer has arrived that its task has not seen; only the next turn of the loop can be waited for.
-            while not any(f.done() for f in list(bus.nc._resp_map.values())):  # noqa: ASYNC110
+            while not bus.requests.answered:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             asking.cancel()
             async with asyncio.timeout(1):

@@ -29,12 +29,12 @@ class LossyEventLog(EventLog):
     faults: list[str]
     between: Callable[[], Awaitable[object]] | None
 
-    async def append(self, ref: JobRef, event: AnyEvent, after: StreamSeq) -> StreamSeq:
+    async def append(self, ref: JobRef, event: AnyEvent, after: StreamSeq, body: bytes | None = None) -> StreamSeq:
         fault = self.faults.pop(0) if self.faults else None
         if fault == "append":
             await self._others()
             raise OutcomeUnknown("lost on the way")
-        at = await super().append(ref, event, after)
+        at = await super().append(ref, event, after, body)
         if fault == "answer":
             await self._others()
             raise OutcomeUnknown("answer lost")
@@ -229,7 +229,9 @@ async def test_an_outcome_that_cannot_be_learnt_is_said_to_be_unknown(log: JobLo
 async def test_a_log_that_refuses_for_the_whole_budget_is_unavailable_and_nothing_is_stored(
     log: JobLog, lossy: LossyEventLog, eventlog: EventLog, ref: JobRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(self: EventLog, ref: JobRef, event: AnyEvent, after: StreamSeq) -> StreamSeq:
+    async def refuse(
+        self: EventLog, ref: JobRef, event: AnyEvent, after: StreamSeq, body: bytes | None = None
+    ) -> StreamSeq:
         raise Unavailable("no leader")
 
     await log.append(always(submitted()))

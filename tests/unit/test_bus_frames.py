@@ -114,17 +114,17 @@ def end(status: str, left: int = 0) -> Msg:
 async def test_a_batch_ends_with_its_status_and_says_what_is_left() -> None:
     box = Box()
     for m in (message(3, 0), message(7, 3), end("204", 5)):
-        await box.hear(m)
+        box.hear(m)
     reads, left = await box.batch()
     assert ([r.seq for r in reads], left) == ([3, 7], 5)
-    await box.hear(end("404"))
+    box.hear(end("404"))
     assert await box.batch() == ([], 0)
 
 
 async def test_a_message_missing_inside_a_batch_is_noticed() -> None:
     box = Box()
     for m in (message(3, 0), message(9, 7), end("204")):
-        await box.hear(m)
+        box.hear(m)
     with pytest.raises(Unavailable):
         await box.batch()
 
@@ -132,6 +132,6 @@ async def test_a_message_missing_inside_a_batch_is_noticed() -> None:
 @pytest.mark.parametrize("status", ["503", "408", "413"])
 async def test_a_batch_that_was_refused_is_not_an_empty_one(status: str) -> None:
     box = Box()
-    await box.hear(end(status))
+    box.hear(end(status))
     with pytest.raises(Unavailable):
         await box.batch()

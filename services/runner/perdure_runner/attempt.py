@@ -16,7 +16,7 @@ from perdure.core import event as ev
 from perdure.core.event import TERMINAL, AnyEvent, Status
 from perdure.engine.attempt import Pass
 from perdure.errors import BrokenLog, Interrupted, Malformed, Unavailable, UnsupportedVersion
-from perdure.ids import EventId, JobRef, RequestId
+from perdure.ids import EventId, JobRef, RequestId, StreamSeq
 from perdure.jobs.alarms import arm
 from perdure.jobs.desk import Desk
 from perdure.jobs.parent import tell_parent
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 QUIET_SECONDS: Final = 0.05  # an attempt that is shorter never subscribes to its news: compare-and-set finds them
 LEASE_PARTS: Final = 3  # news are looked for this often in a lease, whatever the subscription says
 
-Follow = Callable[[JobRef], AbstractAsyncContextManager[News]]
+Follow = Callable[[JobRef, Callable[[], StreamSeq]], AbstractAsyncContextManager[News]]
 
 
 class Executor:
@@ -142,7 +142,12 @@ class Executor:
         branches may work for hours beside a request that expires.
         """
         armed: Set[RequestId] = frozenset()
-        async with self._news(port.ref) as changed:
+
+        def known() -> StreamSeq:
+            """Where own appends are no news: a request that nothing watches over yet is."""
+            return port.tail if port.job.asked.keys() <= armed else StreamSeq(0)
+
+        async with self._news(port.ref, known) as changed:
             while True:
                 changed.clear()
                 try:

@@ -79,6 +79,11 @@ class LogPort:
         return self._events
 
     @property
+    def tail(self) -> StreamSeq:
+        """Where the last event lies that is known here."""
+        return self._log.tail
+
+    @property
     def job(self) -> JobState:
         return self._log.state
 
@@ -97,6 +102,8 @@ class LogPort:
             def decided(job: JobState) -> AnyData | None:
                 data = decide(job)
                 if data is not None:
+                    if isinstance(data, ev.StepData):
+                        self._speech.settle((data.path, data.step, data.occurrence))
                     data = bounds.fitting(job, data, self._log.size_bytes)
                     probe.hit(_BEFORE.get(type(data), ""))
                 return data

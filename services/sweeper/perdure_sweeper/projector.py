@@ -67,7 +67,9 @@ class Projector:
         return done
 
     async def _step(self) -> int:
-        position = self._position if self._position is not None else await self._check()
+        if self._position is None:
+            self._position = await self._check()
+        position = self._position
         batch = await self._eventlog.scan(self.shard, position.applied, BATCH)
         probe.hit("project.after_read")
         if not batch:

@@ -20,7 +20,8 @@ from nats.aio.subscription import Subscription
 from nats.protocol.parser import AUTHORIZATION_VIOLATION
 
 from perdure import log as logs
-from perdure.bus.natspy import Pong, cancellable, close, given_up, ping
+from perdure.bus.natspy import Pong, cancellable, close, given_up, listen, ping
+from perdure.bus.requests import Requests
 from perdure.clock import SystemClock
 from perdure.errors import OutcomeUnknown, PerdureError, TooLarge, Unauthenticated, Unavailable
 
@@ -57,6 +58,7 @@ class Bus:
         self.name = name
         self.offset_measured_at: float | None = None  # monotonic; None: the broker's time is not known yet
         self.errors = 0  # what nats-py reported in the background
+        self.requests: Requests  # set once it is connected
         self._closing = False
         self._on_reconnect: list[Callable[[], None]] = []
 
@@ -117,13 +119,9 @@ class Bus:
         Raises TooLarge and Unavailable (surely not sent), OutcomeUnknown (perhaps heard).
         """
         self._check(body, headers)
-        if not self.nc.is_connected:  # looked at first: nats-py keeps a future for each request that it refuses
-            raise Unavailable("not connected to the broker")
         try:
-            with cancellable():
-                return await self.nc.request(subject, body, timeout=within, headers=dict(headers) if headers else None)
+            return await self.requests.ask(subject, body, within, headers)
         except nats.errors.OutboundBufferLimitError as exc:
-            # With pending_size=0 nats-py raises this before a byte is written or kept: surely not sent.
             raise Unavailable("not connected to the broker") from exc
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as exc:
             raise Unavailable("the connection to the broker is closed") from exc
@@ -159,6 +157,16 @@ class Bus:
         """
         try:
             return await self.nc.subscribe(subject, queue, cb=heard, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as exc:
+            raise Unavailable("the connection to the broker is closed") from exc
+
+    async def listen(self, subject: str, heard: Callable[[Msg], None]) -> Subscription:
+        """`subscribe` for what never waits: called in the turn that reads the message, without a task of its own.
+
+        Raises Unavailable when the connection is closed for ever.
+        """
+        try:
+            return await listen(self.nc, subject, heard)
         except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as exc:
             raise Unavailable("the connection to the broker is closed") from exc
 
@@ -260,6 +268,7 @@ async def _connected(
         if not connecting.done():
             raise Unauthenticated(f"the broker refuses the user {user}")
         connecting.result()
+        bus.requests = await Requests.open(bus.nc)
     except BaseException:
         bus._closing = True
         connecting.cancel()

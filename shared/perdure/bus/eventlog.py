@@ -78,16 +78,17 @@ class EventLog:
         self.blobs = Blobs(bus)
         """Where values lie that are too large for their events."""
 
-    async def append(self, ref: JobRef, event: AnyEvent, after: StreamSeq) -> StreamSeq:
+    async def append(self, ref: JobRef, event: AnyEvent, after: StreamSeq, body: bytes | None = None) -> StreamSeq:
         """Append `event` if the job's log still ends at `after` (0: it is empty); the stream sequence it got. One try,
-        2 s.
+        2 s. `body` is the event encoded, by whoever has done that already.
 
         Raises TailMoved when somebody appended first, OutcomeUnknown when no answer came (it may be stored, now or
         later: `look`, then decide), Unavailable when nothing was sent or the stream refuses for the moment,
         StreamFull, and before anything is sent TooLarge and Malformed. One append of a job may be in flight at a time.
         """
         headers = {"Nats-Expected-Last-Subject-Sequence": str(after)}
-        return await store(self._bus, names.event_subject(self._shards, ref), codec.encode(event), headers)
+        encoded = codec.encode(event) if body is None else body
+        return await store(self._bus, names.event_subject(self._shards, ref), encoded, headers)
 
     async def look(self, ref: JobRef, after: StreamSeq) -> list[Stored]:
         """Every event after the stream sequence `after`, from the leader. Raises Unavailable."""

@@ -128,7 +128,7 @@ class Fanout:
         async with self._reads:
             return [read.body for read in await direct_batch(self._bus, LIVE, delta_subject(ref), 0)]
 
-    async def _heard(self, message: Msg) -> None:
+    def _heard(self, message: Msg) -> None:
         _, tenant, job, kind = message.subject.split(".")
         inboxes = self._followers.get((tenant, job))
         if not inboxes or (frame := _frame(kind, message)) is None:
@@ -147,7 +147,7 @@ async def _opened(fanout: Fanout) -> AsyncGenerator[Fanout]:
     bus = fanout._bus
     forget = bus.on_reconnect(fanout._lagged)
     try:
-        live = await bus.subscribe(EVERY_LIVE, fanout._heard)
+        live = await bus.listen(EVERY_LIVE, fanout._heard)
         try:
             await bus.flush()  # the broker knows it: whoever registers from now on misses nothing
             yield fanout

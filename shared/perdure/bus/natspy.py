@@ -2,13 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from perdure import log as logs
 
 CLOSE_SECONDS: Final = 5.0
+log = logs.get(__name__)
+_BLANK: Final = re.compile(r"\s")  # in a subject it would end the command, or begin another one
 
 
 class Pong(asyncio.Future[bool]):
@@ -21,14 +28,70 @@ class Pong(asyncio.Future[bool]):
             super().set_result(result)
 
 
+class Sink(asyncio.Queue[Msg]):
+    """Stands where nats-py queues the messages of a subscription for a task of its own: hands each over in the turn
+    that reads it, and is always empty. What `heard` raises is logged: it must not end the connection's reading.
+    """
+
+    def __init__(self, heard: Callable[[Msg], None]) -> None:
+        super().__init__()
+        self._heard = heard
+
+    def put_nowait(self, message: Msg) -> None:
+        try:
+            self._heard(message)
+        except Exception:
+            log.exception("a message was not handled", subject=message.subject)
+
+
+async def listen(nc: Client, subject: str, heard: Callable[[Msg], None], queue: str = "") -> Subscription:
+    """Subscribe with a function that never waits. Without nats-py's bounds: it would drop in silence."""
+    subscription = await nc.subscribe(subject, queue, pending_msgs_limit=-1, pending_bytes_limit=-1)
+    subscription._pending_queue = Sink(heard)
+    return subscription
+
+
+def write(nc: Client, subject: str, body: bytes, reply: str, headers: Mapping[str, str] | None) -> None:
+    """Publish now, behind everything that was sent before. nats-py's publish leaves the writing to a task of its own,
+    which an answer has to wait for. The body's size is the caller's to check.
+
+    Raises ConnectionClosedError, ConnectionDrainingError, OutboundBufferLimitError (not connected), BadSubjectError and
+    BadHeaderError, each before a byte is written.
+    """
+    if nc.is_closed:
+        raise nats.errors.ConnectionClosedError
+    if nc.is_draining_pubs:
+        raise nats.errors.ConnectionDrainingError
+    if not nc.is_connected:
+        raise nats.errors.OutboundBufferLimitError
+    if _BLANK.search(subject) or _BLANK.search(reply) or not subject:
+        raise nats.errors.BadSubjectError
+    if headers:
+        block = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if len(headers) != block.count("\n") or len(headers) != block.count("\r"):
+            raise nats.errors.BadHeaderError
+        head = f"NATS/1.0\r\n{block}\r\n".encode()
+        command = f"HPUB {subject} {reply} {len(head)} {len(head) + len(body)}\r\n".encode() + head
+    else:
+        command = f"PUB {subject} {reply} {len(body)}\r\n".encode()
+    nc.stats["out_msgs"] += 1
+    nc.stats["out_bytes"] += len(body)
+    _write(nc, command + body + b"\r\n")
+
+
+def _write(nc: Client, *commands: bytes) -> None:
+    if nc._transport is not None:
+        nc._transport.writelines([*nc._pending, *commands])
+        nc._pending = []
+        nc._pending_data_size = 0
+
+
 async def ping(nc: Client, pong: Pong) -> None:
     """Ask for `pong` behind everything that was sent before. nats-py writes its PING past the commands that wait for
     its flusher: without this the answer says nothing about a subscription or a message of a moment ago.
     """
-    if nc._transport is not None and nc._pending_data_size > 0:
-        nc._transport.writelines(nc._pending[:])
-        nc._pending = []
-        nc._pending_data_size = 0
+    if nc._pending_data_size > 0:
+        _write(nc)
     await nc._send_ping(pong)  # what `nc.flush` does, with a future that may be given up
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -13,15 +13,24 @@ from perdure.bus.subject import public_event_subject
 from perdure.errors import Unavailable
 from perdure.ids import JobRef, StreamSeq
 
+SETTLE_SECONDS: Final = 0.002
 _SEQUENCE: Final = "Nats-Sequence"
+
+Known = Callable[[], StreamSeq]
 
 
 class News(asyncio.Event):
-    """Set whenever the job's log may have grown, and at the start: clear it, `take`, then read the log."""
+    """Set whenever the job's log may have grown, and at the start: clear it, `take`, then read the log.
 
-    def __init__(self) -> None:
+    `known` says how far its reader knows the log. Own appends are announced like all others, a moment before their
+    acknowledgement is seen: what is announced is judged SETTLE_SECONDS later, and wakes nobody who knows it by then.
+    """
+
+    def __init__(self, known: Known = lambda: StreamSeq(0)) -> None:
         super().__init__()
+        self._known = known
         self._upto: StreamSeq | None = None
+        self._judging: asyncio.TimerHandle | None = None
         self.set()
 
     def take(self) -> StreamSeq | None:
@@ -41,15 +50,23 @@ class News(asyncio.Event):
         """The event that is stored under `upto` was announced."""
         if self._upto is not None:
             self._upto = max(self._upto, upto)
-        self.set()
+        if self._judging is None:
+            self._judging = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._judge)
+
+    def _judge(self) -> None:
+        self._judging = None
+        if self._upto is None or self._upto > self._known():
+            self.set()
 
 
 @asynccontextmanager
-async def news(bus: Bus, ref: JobRef) -> AsyncGenerator[News]:
-    """The News of one job. A message can be lost without a sign: doubt it now and then (each heartbeat)."""
-    changed = News()
+async def news(bus: Bus, ref: JobRef, known: Known = lambda: StreamSeq(0)) -> AsyncGenerator[News]:
+    """The News of one job, for a reader who has `known` of its log. A message can be lost without a sign: doubt it now
+    and then (each heartbeat).
+    """
+    changed = News(known)
 
-    async def heard(message: Msg) -> None:
+    def heard(message: Msg) -> None:
         sequence = (message.headers or {}).get(_SEQUENCE, "")
         if sequence.isdecimal():
             changed.heard(StreamSeq(int(sequence)))
@@ -58,7 +75,7 @@ async def news(bus: Bus, ref: JobRef) -> AsyncGenerator[News]:
 
     forget = bus.on_reconnect(changed.doubt)
     try:
-        subscription = await bus.subscribe(public_event_subject(ref), heard)
+        subscription = await bus.listen(public_event_subject(ref), heard)
         try:
             with contextlib.suppress(Unavailable):  # not connected: the reconnect subscribes and sets the Event
                 await bus.flush()

@@ -146,9 +146,8 @@ async def direct_batch(bus: Bus, stream: str, subject: str, after: int, most: in
     Ends at the end that this replica knows. Raises Unavailable when an answer stays out or the batch has a hole.
     """
     reads: list[Read] = []
-    inbox, box = bus.nc.new_inbox(), Box()
-    subscription = await bus.subscribe(inbox, box.hear)
-    try:
+    box = Box()
+    with bus.requests.box(box.hear) as inbox:
         while most is None or len(reads) < most:
             batch = BATCH if most is None else min(BATCH, most - len(reads))
             ask = Ask(seq=after + 1, next_by_subj=subject, batch=batch, max_bytes=BATCH_BYTES)
@@ -160,9 +159,7 @@ async def direct_batch(bus: Bus, stream: str, subject: str, after: int, most: in
             if not got:  # more is there, yet none came: it would be asked for ever
                 raise Unavailable(f"read of {stream}: an empty batch")
             after = got[-1].seq
-        return reads
-    finally:
-        await bus.unsubscribe(subscription)
+    return reads
 
 
 class Box:
@@ -173,7 +170,7 @@ class Box:
         self._ended: asyncio.Event = asyncio.Event()
         self._heard = 0
 
-    async def hear(self, message: Msg) -> None:
+    def hear(self, message: Msg) -> None:
         self._messages.append(message)
         self._heard += 1
         if message.headers is None or "Status" in message.headers:

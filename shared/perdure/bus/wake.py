@@ -19,14 +19,14 @@ async def shard_news(bus: Bus, shards: int) -> AsyncGenerator[Sequence[asyncio.E
     """
     grown = [asyncio.Event() for _ in range(shards)]
 
-    async def heard(message: Msg) -> None:
+    def heard(message: Msg) -> None:
         try:
             shard = names.shard_of(JobId(message.subject.split(".")[2]), shards)
         except (Malformed, IndexError):  # nobody's log: the pattern matches more than we write
             return
         grown[shard].set()
 
-    subscription = await bus.subscribe(names.EVERY_EVENT, heard)
+    subscription = await bus.listen(names.EVERY_EVENT, heard)
     try:
         yield grown
     finally:

@@ -56,11 +56,12 @@ def unbounded(value: object) -> bytes:
         raise Malformed(f"{type(value).__name__} cannot be stored as JSON: {type(exc).__name__}") from exc
 
 
-def check(event: AnyEvent) -> None:
-    """See that whoever reads the log could read `event`: one that nobody can read ends its job for ever, and the types
-    of what users' code hands in are the code's word alone. Raises Malformed, TooLarge.
+def readable(body: bytes) -> bytes:
+    """`body`, an event that is to be stored, if whoever reads the log can read it: one that nobody can read ends its
+    job for ever, and the types of what users' code hands in are the code's word alone. Raises Malformed.
     """
-    decode(encode(event))
+    decode(body)
+    return body
 
 
 def decode(body: bytes) -> AnyEvent:

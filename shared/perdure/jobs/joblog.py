@@ -116,14 +116,15 @@ class JobLog:
             if data is None or not may_follow(self.state, data):
                 return None
             whole = event = self._stamped(event_id, data, refs)
-            if (size := len(codec.unbounded(event))) > INLINE_VALUE_BYTES:
-                left = blob.offload(data, size)
+            body = codec.unbounded(event)
+            if len(body) > INLINE_VALUE_BYTES:
+                left = blob.offload(data, len(body))
                 event = self._stamped(event_id, left.data, refs)
-                codec.check(event)  # what does not fit even so leaves nothing behind
+                body = codec.readable(codec.encode(event))  # what does not fit even so leaves nothing behind
                 await self._put(left.blobs, put)
             else:
-                codec.check(event)
-            stored = await self._settle(event, attempt, deadline)
+                codec.readable(body)
+            stored = await self._settle(event, body, attempt, deadline)
             if stored is not None:
                 if whole is not event and stored.event.id == event_id:
                     self._whole[event_id] = whole
@@ -140,13 +141,13 @@ class JobLog:
                 already.add(await self._eventlog.blobs.put(self.ref.tenant, body))
                 probe.hit("blob.after_put")
 
-    async def _settle(self, event: AnyEvent, attempt: EventId | None, deadline: float) -> Stored | None:
-        """Send `event` until its fate is known: the stored entry, or None when news was folded instead."""
+    async def _settle(self, event: AnyEvent, body: bytes, attempt: EventId | None, deadline: float) -> Stored | None:
+        """Send `event`, encoded in `body`, until its fate is known: the stored entry, or None when news was folded."""
         unsure = False  # whether a copy without an answer may still be stored
         while True:
             moved = False
             try:
-                at = await self._eventlog.append(self.ref, event, self.tail)
+                at = await self._eventlog.append(self.ref, event, self.tail, body)
             except TailMoved as exc:
                 failed: Exception = exc
                 pause, moved = MOVED_PAUSE, True
@@ -159,7 +160,7 @@ class JobLog:
             except Unavailable as exc:
                 failed, pause = exc, AWAY_PAUSE
             else:
-                self._take([Stored(self.ref, at, codec.encode(event), event)])
+                self._take([Stored(self.ref, at, body, event)])
                 return self.entries[-1]
             try:
                 news = await self._eventlog.look(self.ref, self.tail)

@@ -37,8 +37,8 @@ class DeadDoorbells(Doorbells):
 class MuteLog(EventLog):
     """A log that stores what it is told and never answers, and cannot be read either."""
 
-    async def append(self, ref: JobRef, event: AnyEvent, after: StreamSeq) -> StreamSeq:
-        await super().append(ref, event, after)
+    async def append(self, ref: JobRef, event: AnyEvent, after: StreamSeq, body: bytes | None = None) -> StreamSeq:
+        await super().append(ref, event, after, body)
         raise OutcomeUnknown("no answer")
 
     async def look(self, ref: JobRef, after: StreamSeq) -> list[Stored]:

@@ -83,3 +83,33 @@ async def test_a_mouthful_is_bounded() -> None:
     assert all(len(each["text"]) < speech.MOST_CHARS + 1000 for each in heard.said)
     assert "".join(each["text"] for each in heard.said) == words * 20
     assert [each["n"] for each in heard.said] == list(range(1, len(heard.said) + 1))
+
+
+def start(speech: Speech, step: str) -> None:
+    speech.say("delta.step", {"step": step, "occurrence": 1, "kind": "started"})
+
+
+async def test_a_step_that_takes_long_is_told_and_one_that_has_ended_is_not(
+    eventually: Callable[..., Awaitable[None]],
+) -> None:
+    heard = Heard()
+    speaker = Speech(REF, heard, SystemClock(), lambda: (1, 2))
+    start(speaker, "short")
+    start(speaker, "long")
+    speaker.settle(("", "short", 1))
+    assert heard.said == []
+    await eventually(lambda: heard.said)
+    start(speaker, "next")
+    await eventually(lambda: len(heard.said) == 2)
+    start(speaker, "last")
+    speaker.close()
+    assert [(each["n"], each["step"]) for each in heard.said] == [(1, "long"), (2, "next")]
+
+
+async def test_a_start_is_told_before_what_its_step_says() -> None:
+    heard = Heard()
+    speaker = Speech(REF, heard, SystemClock(), lambda: (1, 2))
+    start(speaker, "draft")
+    text(speaker, "a", 0)
+    speaker.close()
+    assert [(each["n"], each["type"]) for each in heard.said] == [(1, "delta.step"), (2, "delta.text")]
