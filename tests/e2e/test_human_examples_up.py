@@ -38,7 +38,10 @@ async def test_the_examples_run_with_people(tmp_path: Path, environ: dict[str, s
         whole.client_of(up) as owner,
     ):
         await _the_agent(owner, model)
-        keys = [await owner.create_key(user, scopes=["read", "values", "answer"], user=user) for user in ("bob", "zoe", "eve")]
+        keys = [
+            await owner.create_key(user, scopes=["read", "values", "answer"], user=user)
+            for user in ("bob", "zoe", "eve")
+        ]
         for user in ("bob", "zoe"):
             await owner.add_to_group("finance", f"user:{user}")
         async with AsyncExitStack() as stack:
