@@ -1,4 +1,4 @@
-"""Figures of jobs that wait for people: many asleep at once, their inbox, a restart, bursts of answers and deadlines."""
+"""Figures of jobs that wait for people: many asleep at once, their inbox, a restart; answers, deadlines in bursts."""
 
 import asyncio
 import time

@@ -46,6 +46,8 @@ class Overdue:
             probe.hit("sweep.after_scan")
             done += sum(await each(rows, self._look))
             if len(rows) < ROWS:
+                if done:
+                    log.info("overdue", jobs=done)
                 return done
             after = (rows[-1].next_due_at or now, rows[-1].job_id)
 
@@ -57,7 +59,7 @@ class Overdue:
         while (stored := await job.append(self._due)) is not None:
             probe.hit("time.after_append")
             appended += 1
-            log.info("overdue", tenant=row.tenant, job_id=row.job_id, type=type_of(stored.event))
+            log.debug("overdue", tenant=row.tenant, job_id=row.job_id, type=type_of(stored.event))
         if appended and not await ring_if_runnable(self._desk, job) and not job.state.terminal:
             # A restatement wakes nobody: what comes next for the request rings when nobody is there.
             await arm(self._desk.doorbells, job.ref, job.state, self._desk.clock.broker_now())
