@@ -26,6 +26,7 @@ from perdure.core.event import TERMINAL, AnyEvent, Status
 from perdure.core.instant import Instant, later
 from perdure.errors import Expired
 from perdure.testing import whole
+from perdure.testing.clock import FixedChance
 
 Eventually = Callable[..., Awaitable[None]]
 Start = Callable[..., AbstractAsyncContextManager[Cluster]]
@@ -67,6 +68,13 @@ class Points:
     def fired(self, point: str) -> bool:
         """Whether one has, since it was armed."""
         return (self._folder / point).exists()
+
+
+def person(running: Cluster, key: str | None = None) -> Client:
+    """A client that tries again soon where nobody answers: what it says is to meet who has just been started again."""
+    secret = key or running.up.client.key
+    assert secret is not None
+    return Client(running.up.client.url, secret, retry_seconds=whole.RETRY_SECONDS, chance=FixedChance([0.1]))
 
 
 async def asked(running: Cluster, job: str, names: Iterable[str]) -> dict[str, HumanRequest]:
@@ -132,6 +140,7 @@ async def test_an_answer_is_kept_whoever_dies_around_it(
     async with (
         asyncio.timeout(150),
         cluster(*APP, "--runners", "2", **SHORT, failpoints=points.setting) as running,
+        person(running) as running.client,
     ):
         for point in walk:
 
@@ -236,13 +245,13 @@ async def test_votes_count_once_each_whoever_dies_between_them(
     async with (
         asyncio.timeout(90),
         cluster(*APP, **SHORT, failpoints=points.setting) as running,
+        person(running) as running.client,
         AsyncExitStack() as stack,
     ):
         voters = dict[str, Client]()
         for who in VOTERS:
             key = await running.client.create_key(who, user=who.removeprefix("user:"))
-            client = Client(running.up.client.url, key.secret, retry_seconds=whole.RETRY_SECONDS)
-            voters[who] = await stack.enter_async_context(client)
+            voters[who] = await stack.enter_async_context(person(running, key.secret))
         job = await running.submit("board")
         [request] = (await asked(running, job, ["board"])).values()
         await whole.events(running.client, job, until="suspended")
@@ -289,7 +298,7 @@ async def test_an_answer_at_its_deadline_around_a_restart_of_the_broker_has_one_
         except Expired as exc:
             return exc
 
-    async with asyncio.timeout(90), cluster(*APP, **SHORT) as running:
+    async with asyncio.timeout(90), cluster(*APP, **SHORT) as running, person(running) as running.client:
         jobs = [await running.submit("dated", 2.0 + 0.15 * number) for number in range(DATES)]
         requests = [(await asked(running, job, ["dated"]))["dated"] for job in jobs]
         outcomes = await asyncio.gather(*(at_the_end(request, number) for number, request in enumerate(requests)))
