@@ -151,7 +151,7 @@ async def deadlines_20k_s() -> list[float]:
     """Seconds from the second in which DEADLINES requests expire to the last one's `input.expired`."""
     async with cluster() as c, hearing(c) as heard:
         heard.kinds = frozenset({"input.expired"})
-        at = datetime.now(UTC) + timedelta(seconds=DEADLINES / 250)
+        at = datetime.now(UTC) + timedelta(seconds=DEADLINES / 125)
         given = {"at": at.isoformat()}
         await many(c, DEADLINES, lambda n: submit(c.http, "bench_expire", given))
         await heard.until("job.suspended", DEADLINES, within=300)
