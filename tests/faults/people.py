@@ -10,6 +10,7 @@ from perdure import Context, workflow
 from perdure.core import event as ev
 
 WORD: Final[dict[str, Any]] = {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}
+HOUR: Final = 3600.0  # seconds: an alarm is armed, and rings after the test
 VOTERS: Final = ("user:bob", "user:zoe", "user:eve")
 
 
@@ -23,7 +24,7 @@ async def noting(ctx: Context, what: str) -> str:
 async def gate(ctx: Context, text: str) -> dict[str, Any]:
     """A step, a person, a step."""
     await ctx.step("draft", noting, ctx, "draft")
-    answer = await ctx.ask("review", title="Go on?", proposal=text, response_schema=WORD)
+    answer = await ctx.ask("review", title="Go on?", proposal=text, response_schema=WORD, expires_in=HOUR)
     await ctx.step("publish", noting, ctx, "publish")
     return {"action": answer.action, "word": answer.payload["word"], "text": answer.proposal}
 

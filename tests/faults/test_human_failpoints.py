@@ -167,30 +167,37 @@ async def test_an_answer_is_kept_whoever_dies_around_it(
     record_property("failpoint_cases", len(walk))
 
 
-async def test_an_answer_that_comes_before_the_job_sleeps_is_folded_in(
+async def test_an_answer_finds_its_job_about_to_sleep_or_just_asleep(
     cluster: Start, eventually: Eventually, tmp_path: Path
 ) -> None:
-    """The runner is frozen where it is about to write `job.suspended`: what it writes then would be wrong."""
-    point = "suspend.before_append"
-    points = Points(tmp_path / "points", [point], action="stop")
-    async with asyncio.timeout(60), cluster(*APP, **LONG, failpoints=points.setting) as running:
-        points.arm(point)
-        job = await running.submit("gate", "text")
-        [request] = (await asked(running, job, ["review"])).values()
-        pid = running.up.processes()["runner-1"]
-        await eventually(lambda: frozen(pid))
-        await running.client.answer(request, "approve", payload={"word": "early"})
-        os.kill(pid, signal.SIGCONT)
-        log = await ended_right(running, job, {"review": "early"}, ["draft", "publish"])
-        assert not any(isinstance(event, ev.JobSuspended) for event in log)
-        assert reasons(log) == ["first"]
-        assert result(log)["word"] == "early"
-        await nothing_wrong(running, 1, eventually)
+    """Whoever asked is frozen about its `job.suspended` and goes on behind the answer. Before, the answer is folded in
+    and the job does not sleep; after, whichever runner got the doorbell (it may be the frozen one) resumes the job.
+    """
+    points = Points(tmp_path / "points", ASKING, action="stop")
+    async with (
+        asyncio.timeout(90),
+        cluster(*APP, "--runners", "2", **LONG, failpoints=points.setting) as running,
+    ):
+        for point in ASKING:
+            points.arm(point)
+            job = await running.submit("gate", point)
+            [request] = (await asked(running, job, ["review"])).values()
+            await eventually(lambda: frozen(running))
+            [pid] = frozen(running)
+            await running.client.answer(request, "approve", payload={"word": "early"})
+            os.kill(pid, signal.SIGCONT)
+            log = await ended_right(running, job, {"review": "early"}, ["draft", "publish"])
+            before = point == "suspend.before_append"
+            assert sum(isinstance(event, ev.JobSuspended) for event in log) == (0 if before else 1)
+            assert reasons(log) == (["first"] if before else ["first", "resumed"])
+            assert result(log) == {"action": "approve", "word": "early", "text": point}
+        await nothing_wrong(running, len(ASKING), eventually)
 
 
-def frozen(pid: int) -> bool:
-    """Whether a process is stopped. Linux."""
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+def frozen(running: Cluster) -> list[int]:
+    """The runners that are stopped. Linux."""
+    runners = [pid for name, pid in running.up.processes().items() if name.startswith("runner-")]
+    return [pid for pid in runners if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"]
 
 
 async def test_two_persons_answer_while_a_third_branch_works_and_its_runner_dies(
