@@ -146,3 +146,19 @@ async def test_the_key_of_a_comment_belongs_to_its_text(gateway: Gateway, hand: 
     assert other.status == 422
     assert other.body["code"] == "idempotency-key-reused"
     assert [c["text"] for c in (await gateway.client.get(f"/api/inbox/{asked}")).body["comments"]] == ["one"]
+
+
+async def test_whoever_has_no_vote_gives_none_away(gateway: Gateway, hand: Hand, person: Person) -> None:
+    pool = ev.Assignees(users=("bob", "link:board"))
+    asked = await hand.ask(assignees=ev.Assignees(users=("bob", "cy")), quorum=ev.Quorum(n=2, of=pool))
+    bob, cy = await person("bob"), await person("cy")
+    refused = await cy.post(f"/api/inbox/{asked}/links", {"for": "link:board"})
+    assert (refused.status, refused.body["code"]) == (403, "not-assignee")
+    await minted(bob, asked)
+
+
+@pytest.mark.parametrize("query", ["flow=%00", "tag=a:%00", "tag=%00:a"])
+async def test_a_filter_that_no_database_holds_is_refused(gateway: Gateway, query: str) -> None:
+    for path in ("/api/inbox", "/api/inbox/counts"):
+        refused = await gateway.client.get(f"{path}?{query}")
+        assert (refused.status, refused.body["code"]) == (400, "invalid-parameter")
