@@ -3,8 +3,8 @@
 import json
 import os
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
 import aiohttp
@@ -52,12 +52,19 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A temporary folder for the data of one Perdure, or of several, one after the other."""
+    with tempfile.TemporaryDirectory(prefix="perdure-bench-") as made:
+        yield Path(made)
+
+
 @asynccontextmanager
-async def cluster() -> AsyncIterator[Cluster]:
-    """Start with the workflows of `benchmarks.flows`, wait until ready, stop."""
+async def cluster(place: Path | None = None) -> AsyncIterator[Cluster]:
+    """Start with the workflows of `benchmarks.flows` and the data in `place`, wait until ready, stop."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("PERDURE_")} | {"PYTHONPATH": str(ROOT)}
-    with tempfile.TemporaryDirectory(prefix="perdure-bench-") as folder:
-        data, log = Path(folder) / "data", Path(folder) / "log"
+    with nullcontext(place) if place is not None else folder() as where:
+        data, log = where / "data", where / "log"
         async with launched(data, "--app", "benchmarks.flows", environ=environ, log=log) as up:
             broker = json.loads((data / "nats.json").read_text())
             nc = await nats.connect(

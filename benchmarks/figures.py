@@ -3,26 +3,16 @@
 import asyncio
 import statistics
 import time
-import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import aiohttp
 
+from benchmarks.client import IN_FLIGHT, submit
 from benchmarks.cluster import Cluster, cluster
 from benchmarks.ending import Endings, endings
+from benchmarks.waiting import WAITING
 
 RUNS = 3
-IN_FLIGHT = 128
-
-
-async def submit(http: aiohttp.ClientSession, flow: str, given: Any = None) -> str:
-    """Submit as a client does, key and all; the job's id."""
-    headers = {"Idempotency-Key": str(uuid.uuid4())}
-    async with http.post("/api/jobs", json={"flow": flow, "input": given}, headers=headers) as answer:
-        if answer.status != 202:
-            raise RuntimeError(f"submit: {answer.status} {await answer.text()}")
-        return str((await answer.json())["id"])
 
 
 async def noop_jobs_per_s() -> list[float]:
@@ -187,5 +177,6 @@ FIGURES: dict[str, tuple[Callable[[], Awaitable[list[float]]], str, float, bool]
     "suspended_broker_bytes_per_job": (suspended_broker_bytes_per_job, "B", 1024, False),
     "idle_cluster_mb": (idle_cluster_mb, "MB", 350, False),
     "idle_cluster_cpu_pct": (idle_cluster_cpu_pct, "%", 2, False),
+    **WAITING,
 }
 """Name -> function, unit, figure to reach, whether more is better."""

@@ -1,6 +1,8 @@
 """The workflows that are measured: loaded by the runner with `--app benchmarks.flows`."""
 
-from perdure import Context, workflow
+from datetime import UTC, datetime
+
+from perdure import Context, OnTimeout, workflow
 
 
 @workflow
@@ -26,4 +28,20 @@ async def bench_steps(ctx: Context, given: dict[str, int]) -> int:
 async def bench_ask(ctx: Context) -> str:
     """One request."""
     answer = await ctx.ask("go", title="Go on?")
+    return str(answer.action)
+
+
+@workflow
+async def bench_expire(ctx: Context, given: dict[str, str]) -> str:
+    """One request that expires at `given["at"]`."""
+
+    def left() -> float:
+        return (datetime.fromisoformat(given["at"]) - datetime.now(UTC)).total_seconds()
+
+    answer = await ctx.ask(
+        "go",
+        title="Go on?",
+        expires_in=await ctx.step("left", left),
+        on_timeout=OnTimeout(do="answer", action="reject"),
+    )
     return str(answer.action)

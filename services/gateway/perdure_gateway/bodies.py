@@ -246,6 +246,11 @@ def query(request: web.Request, *names: str) -> dict[str, str]:
     faults += [
         Fault("repeated", "given more than once", parameter=n) for n in names if len(request.query.getall(n, [])) > 1
     ]
+    faults += [
+        Fault("malformed", "must be text, without U+0000", parameter=n)
+        for n, value in request.query.items()
+        if n in names and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value)
+    ]
     if faults:
         raise Problem("invalid-parameter", "see errors", faults=faults[:20])
     return dict(request.query)

@@ -19,6 +19,7 @@ from perdure.core.schema import pointer
 from perdure.errors import Fault, Invalid
 from perdure_gateway import strict
 from perdure_gateway.markdown import escaped
+from perdure_gateway.saying import MAX_COMMENT
 from perdure_gateway.strict import InvalidJson
 
 MOST_FIELDS: Final = 1_000
@@ -62,13 +63,17 @@ def filled(asked: ev.Request) -> dict[str, list[str]]:
 
 
 def answered(asked: ev.Request, sent: Sent) -> Answer:
-    """What a form says. Raises Invalid (`invalid-answer`) for JSON that is none."""
+    """What a form says. Raises Invalid (`invalid-answer`) for JSON that is none, and for a comment that is too long."""
+    comment = _one(sent, "comment")
+    if comment is not None and len(comment) > MAX_COMMENT:
+        fault = Fault("string_too_long", f"must have at most {MAX_COMMENT} characters", pointer="/comment")
+        raise Invalid([fault], "invalid-answer")
     return Answer(
         action=_one(sent, "action") or "",
         payload=_payload(asked, sent),
         proposal=_proposal(asked, sent),
         proposal_digest=_one(sent, "proposal_digest"),
-        comment=_one(sent, "comment"),
+        comment=comment,
     )
 
 
@@ -106,7 +111,7 @@ def _value(field: Field, texts: list[str]) -> Any:  # Any: a user's value
     """What was entered; a text that is no number stays one, and the schema says so."""
     match field.kind:
         case "boolean":
-            return bool(texts)
+            return _lenient(texts[0]) if texts else False
         case "choices":
             return [_lenient(text) for text in texts]
         case _ if not texts:

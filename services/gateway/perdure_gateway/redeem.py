@@ -2,7 +2,8 @@
 
 The row in SQL says whether the link was revoked. Whether it was used, the log says: the answer or the vote is there
 under the link's audience and by the channel `link`, also when this gateway died before the row knew. So of two answers
-by one link the log takes one, and the same again finds it.
+by one link the log takes one, and the same again finds it. Row and key are looked up anew for each state that is
+decided on: a body that comes in slowly does not outlast the link.
 """
 
 from typing import Final
@@ -24,9 +25,9 @@ from perdure.errors import Conflict, Expired, NotFound, Unavailable
 from perdure.ids import JobRef, parse_request_id
 from perdure.jobs.answer import Answer, Answered, answer
 from perdure.jobs.joblog import JobLog
-from perdure_gateway.acting import member
+from perdure_gateway.acting import member, rights
 from perdure_gateway.auth import Caller
-from perdure_gateway.keys import DESK, KEYS, SQL
+from perdure_gateway.keys import DESK, KEYS, MEMBERSHIPS, SQL
 from perdure_gateway.linktokens import Link
 
 CHANNEL: Final = "link"
@@ -86,20 +87,19 @@ async def redeemed(request: web.Request, found: Opened, said: Answer) -> Answere
     Invalid, OutcomeUnknown, Unavailable.
     """
     desk, link = request.app[DESK], found.link
-    maker: list[Standing] = []
+    held, maker = [found], list[Standing]()
     before = [False]
 
     async def who() -> Standing:
+        held[:] = [await opened(request, link)]
         maker[:] = [await _maker(request, found)]
-        if link.label is not None:
-            return Standing(link.audience, link=link.label)
-        return await member(request, link.tenant, link.audience)
+        return await _holder(request, held[0])
 
     def narrow(job: JobState, asked: ev.Request | None) -> ev.Request | None:
         before[0] = asked is not None and used(found, job, asked)
         if asked is None or before[0]:
             return asked
-        _open(found, job, asked, maker[0], desk.clock.broker_now())
+        _open(held[0], job, asked, maker[0], desk.clock.broker_now())
         return _narrowed(link, asked)
 
     key_id = None if found.caller is None else found.caller.key_id
@@ -154,6 +154,15 @@ def _narrowed(link: Link, asked: ev.Request) -> ev.Request:
     if not link.actions:
         return asked
     return replace(asked, actions=tuple(action for action in asked.actions if action.id in link.actions))
+
+
+async def _holder(request: web.Request, found: Opened) -> Standing:
+    """Who answers: a user as the scopes of his key leave him, or somebody outside. Raises Unavailable."""
+    link, caller = found.link, found.caller
+    if caller is None:
+        return Standing(link.audience, link=link.label)
+    groups = await request.app[MEMBERSHIPS].of(caller.tenant, caller.principal)
+    return Standing(caller.principal, groups, rights(caller))
 
 
 async def _maker(request: web.Request, found: Opened) -> Standing:

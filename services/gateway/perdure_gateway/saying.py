@@ -6,13 +6,14 @@ from pydantic import Field, StringConstraints, field_validator
 
 from perdure_gateway.bodies import Body, parse_instant
 
+MAX_COMMENT: Final = 4096  # characters
 MAX_LINK_SECONDS: Final = 90 * 86_400
 _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,126}"
 
 User = Annotated[str, StringConstraints(pattern=rf"^user:{_NAME}$")]
 Audience = Annotated[str, StringConstraints(pattern=rf"^(user|link):{_NAME}$")]
 ActionId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-Comment = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+Comment = Annotated[str, StringConstraints(min_length=1, max_length=MAX_COMMENT)]
 
 __all__ = ["AnswerBody", "CommentBody", "DelegateBody", "LinkBody", "WithdrawBody"]
 

@@ -74,6 +74,7 @@ async def serve(settings: RunnerSettings, service: Service) -> None:
         keeping = asyncio.create_task(_keep(registration, known=known))
         pulling = asyncio.create_task(pull.run())
         service.checks["pull"] = lambda: pull.standing
+        works.intake.crowded = lambda: 2 * pull.busy > settings.slots
         service.ready = True
         try:
             await _until_done(pulling, settings, service, works, pull.stop)

@@ -81,6 +81,8 @@ class Intake:
         self._tell = tell
         self._suspects = suspects
         self.stopping = False
+        self.crowded: Callable[[], bool] = lambda: False
+        """Whether other doorbells may wait for this runner: then what time has decided about their jobs goes first."""
 
     async def handle(self, delivery: Delivery) -> None:
         """See to one doorbell, to the end of the attempt if it starts one."""
@@ -116,6 +118,7 @@ class Intake:
         joblog = await self._open(delivery)
         probe.hit("claim.after_read")
         await self._remind(delivery, joblog.state)
+        timed = delivery.doorbell.alarm is not None
         while True:
             match claim(joblog.state, self._clock.broker_now(), delivery.bell):
                 case Ended():
@@ -129,6 +132,7 @@ class Intake:
                 case Decided():
                     decided = await joblog.append(self._due, budget_seconds=self._believed(lease))
                     probe.hit("time.after_append")
+                    timed = True
                     if decided is not None and isinstance(decided.event, ev.JobCancelled):
                         probe.hit("cancel.after_grace")
                 case Held(bell=bell, start=start):
@@ -139,6 +143,11 @@ class Intake:
                         claimed = await self._start(delivery, lease, joblog, start)
                         if claimed is not None:
                             return claimed
+                case Start() if timed and self.crowded():
+                    # Thousands may be due in one second: all of them are written down before any of them runs.
+                    await self._doorbells.ring(delivery.ref, delivery.queue, delivery.priority)
+                    await self._ack(delivery, lease)
+                    return None
                 case Start() as start:
                     claimed = await self._start(delivery, lease, joblog, start)
                     if claimed is not None:

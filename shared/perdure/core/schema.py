@@ -10,6 +10,7 @@ from typing import Any, Final
 import jsonschema_rs
 
 from perdure.core import codec
+from perdure.core.schemaweight import MOST, MOST_NAMED, values_in, weight
 from perdure.errors import Fault, Invalid, Malformed
 
 MAX_FAULTS: Final = 20  # one answer names this many
@@ -30,6 +31,9 @@ def check_schema(schema: Mapping[str, Any], at: str) -> None:
     """
     if foreign := list(_foreign(schema, at)):
         raise Invalid(foreign[:MAX_FAULTS], "invalid-schema")
+    if weight(schema) > MOST:
+        large = f"has more than {MOST} parts, each counted as often as it is referred to"
+        raise Invalid([Fault("schema-too-large", large, pointer=at)], "invalid-schema")
     try:
         _validator(schema)
     except (ValueError, jsonschema_rs.ReferencingError) as exc:
@@ -41,7 +45,7 @@ def check_schema(schema: Mapping[str, Any], at: str) -> None:
 def faults(schema: Mapping[str, Any], value: Any, at: str) -> list[Fault]:  # Any: a user's value
     """What of `value` does not fit `schema`; pointers begin with `at`. Raises Invalid (`invalid-schema`)."""
     try:
-        errors = list(_validator(schema).iter_errors(value))
+        errors = _errors(_validator(schema), schema, value)
     except (ValueError, jsonschema_rs.ReferencingError) as exc:
         raise Invalid(
             [Fault("invalid-schema", "the schema of this request is not valid", pointer="")], "invalid-schema"
@@ -63,6 +67,23 @@ def faults(schema: Mapping[str, Any], value: Any, at: str) -> list[Fault]:  # An
             for n in names
         ]
     return found[:MAX_FAULTS]
+
+
+def _errors(
+    validator: jsonschema_rs.Draft202012Validator,
+    schema: Mapping[str, Any],
+    value: Any,  # a user's value
+) -> list[jsonschema_rs.ValidationError]:
+    """What does not fit; of a large value the first that does not: each error costs a thousand looks at a value."""
+    if validator.is_valid(value):
+        return []
+    if values_in(value) * weight(schema) <= MOST_NAMED:
+        return list(validator.iter_errors(value))
+    try:
+        validator.validate(value)
+    except jsonschema_rs.ValidationError as exc:
+        return [exc]
+    return []
 
 
 def _foreign(schema: Any, at: str) -> Iterator[Fault]:  # Any: an author's JSON

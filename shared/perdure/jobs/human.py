@@ -8,7 +8,7 @@ from perdure.core import comment as comments
 from perdure.core import event as ev
 from perdure.core.machine import JobState, Settled
 from perdure.core.standing import Standing
-from perdure.errors import Conflict
+from perdure.errors import Conflict, Fault, Invalid
 from perdure.ids import EventId, RequestId, Tenant, derived, new_event_id
 from perdure.jobs.alarms import arm
 from perdure.jobs.desk import Desk, ring
@@ -69,14 +69,19 @@ async def comment(
 ) -> Done:
     """Say something about the request. Wakes nobody. With an idempotency `key` it is said once.
 
-    Raises as `core.comment.comment` does, Conflict (`job-full`), OutcomeUnknown, Unavailable.
+    Raises as `core.comment.comment` does, Conflict (`job-full`), Invalid (`idempotency-key-reused`: the key has said
+    something else), OutcomeUnknown, Unavailable.
     """
     log, request = await begin(desk, tenant, request_id)
     by = (await standing(who)).principal
     event_id = new_event_id() if key is None else EventId(derived("comment", tenant, by, request, key))
 
     def decide(job: JobState, asked: ev.Request | None, somebody: Standing) -> ev.AnyData | None:
-        if asked is not None and any(event.id == event_id for event in log.events):
+        before = next((event for event in log.events if event.id == event_id), None)
+        if asked is not None and isinstance(before, ev.SignalReceived):
+            if before.data.payload != {"request_id": request, "text": text}:
+                fault = Fault("reused", "was sent with another comment before", header="Idempotency-Key")
+                raise Invalid([fault], "idempotency-key-reused")
             return None
         said = comments.comment(job, asked, somebody, text, event_id, via)
         if bounds.deaf(job, log.size_bytes):

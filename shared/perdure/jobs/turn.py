@@ -5,8 +5,8 @@
                                       └► append ─► news came first: again, from the top
 
 Rights and groups are looked up anew for each state that is decided on, so that no answer rests on a right that was gone
-when it was appended, as far as the gateway can know. While the broker's time is not known nothing is declared over by
-it: the append decides.
+when it was appended, as far as the gateway can know. However long that takes: what time has decided meanwhile goes
+first. While the broker's time is not known nothing is declared over by it: the append decides.
 """
 
 from collections.abc import Awaitable, Callable
@@ -56,7 +56,7 @@ async def take(
         somebody, seq = await standing(who), log.state.seq
 
         def decided(job: JobState, seq: int = seq, somebody: Standing = somebody) -> ev.AnyData | None:
-            if job.seq != seq:
+            if job.seq != seq or _overtaken(desk, job, request):
                 raise _News
             asked = asked_in(log.events, request)
             if asked is not None:
@@ -77,7 +77,12 @@ async def take(
                 values[digest] = await _value(desk, log.ref, digest)
 
 
-class _News(Exception):  # no error: somebody else appended first
+def _overtaken(desk: Desk, job: JobState, request: RequestId) -> bool:
+    """Whether time has decided something about the request that is not in the log."""
+    return desk.clock.broker_known and decided_by_time(job, request, desk.clock.broker_now()) is not None
+
+
+class _News(Exception):  # no error: somebody else appended first, or time goes first
     pass
 
 

@@ -124,6 +124,10 @@ class Bench:
                 runner.pull.stop()
                 await pulling
 
+    def renew(self) -> None:
+        """From now on another job, of an id of its own."""
+        self.ref = JobRef(self.tenant, new_job_id())
+
     def now(self) -> Instant:
         return self.clock.broker_now()
 

@@ -1,10 +1,12 @@
 """Answer links: GET and HEAD show what is asked and never decide, as mail scanners follow links; POST decides, once."""
 
 import re
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Final
 
 from aiohttp import web
+from msgspec import UNSET
 
 from perdure.core import event as ev
 from perdure.errors import Invalid, NotFound, PerdureError
@@ -45,7 +47,8 @@ async def decide(request: web.Request) -> web.Response:
     bodies.query(request)
     if _FORM.fullmatch(request.headers.get("Content-Type", "").strip()) is None:
         found = await opened(request, await _link(request))
-        done = await _answered(request, found, said_in(await bodies.read(request, AnswerBody)))
+        said = said_in(await bodies.read(request, AnswerBody))
+        done = await _answered(request, found, lambda: said)
         view: dict[str, Any] = {"request_id": found.link.request_id, "action": _action(done)}
         view |= {"status": "pending" if done.settled is None else views.STATUS[type(done.settled.data)]}
         return answers.respond(view | ({"replayed": True} if done.replayed else {}), headers=linkpage.HEADERS)
@@ -60,10 +63,19 @@ async def _by_form(request: web.Request, found: Opened) -> web.Response:
     sent = linkform.posted(await bodies.content(request))
     _, asked = await stated(request, found)
     try:
-        done = await _answered(request, found, linkform.answered(asked, sent))
-    except Invalid as exc:
-        return linkpage.asking(asked, sent, exc.faults, 422)
+        done = await _answered(request, found, lambda: _entered(asked, sent))
+    except Invalid as exc:  # whatever was posted, only a link that opens the request shows it
+        return linkpage.asking(await shown(request, await opened(request, found.link)), sent, exc.faults, 422)
     return linkpage.thanks(done.request, _action(done), counted=done.settled is None)
+
+
+def _entered(asked: ev.Request, sent: linkform.Sent) -> Answer:
+    """What a form says, within the bounds of any answer. Raises Invalid (`invalid-answer`), Problem (`too-large`)."""
+    said = linkform.answered(asked, sent)
+    for name, value in (("payload", said.payload), ("proposal", said.proposal)):
+        if value is not UNSET:
+            bodies.check_value(value, f"/{name}")
+    return said
 
 
 async def _link(request: web.Request) -> Link:
@@ -81,13 +93,15 @@ async def _link(request: web.Request) -> Link:
     return link
 
 
-async def _answered(request: web.Request, found: Opened, said: Answer) -> Answered:
-    """Answer, and record it: by whom, from where, by which link, of which the token's hash begins so."""
+async def _answered(request: web.Request, found: Opened, said: Callable[[], Answer]) -> Answered:
+    """Answer, and record it, also where what was said is none: by whom, from where, by which link, of which the
+    token's hash begins so.
+    """
     link, key_id = found.link, None if found.caller is None else found.caller.key_id
     told: dict[str, Any] = {"link": link.id, "token": sha256(request.match_info["token"].encode()).hexdigest()[:12]}
     result, what, counted = "done", "request.answer", request.app[METRICS].answers
     try:
-        done = await redeemed(request, found, said)
+        done = await redeemed(request, found, said())
         told |= facts(done)
         counted.labels(done.request.kind, "replayed" if done.replayed else "taken").inc()
         what = "request.vote" if done.settled is None else what

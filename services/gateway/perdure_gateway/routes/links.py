@@ -13,7 +13,7 @@ from perdure.core import event as ev
 from perdure.core.instant import Instant, later
 from perdure.core.request import asked_in, still_open
 from perdure.core.restate import EDITOR
-from perdure.core.standing import addressed, entitled, own, visible
+from perdure.core.standing import LINK, Standing, addressed, entitled, fills, own, visible
 from perdure.db.links import LinkRow, add_link, get_link, revoke_link
 from perdure.errors import Fault, Forbidden, Invalid, NotFound
 from perdure.ids import REQUEST_ID, UUID, Principal, RequestId, parse_request_id
@@ -37,7 +37,7 @@ async def mint(request: web.Request) -> web.Response:
     caller, about = request[CALLER], RequestId(request.match_info["request"])
     now = request.app[DESK].clock.broker_now()
     async with judged(request, "link.mint", about):
-        asked = await _open(request, about)
+        asked = await _open(request, about, Principal(body.audience))
         link = Link(
             format=FORMAT,
             tenant=caller.tenant,
@@ -106,14 +106,19 @@ async def _stated(request: web.Request, about: RequestId) -> tuple[JobLog, ev.Re
     return log, asked
 
 
-async def _open(request: web.Request, about: RequestId) -> ev.Request:
-    """The request, if the caller may answer it now. Raises NotFound, Forbidden, Conflict, Expired, Unavailable."""
+async def _open(request: web.Request, about: RequestId, audience: Principal) -> ev.Request:
+    """The request, if the caller may answer it now, and vote where the link's holder would.
+
+    Raises NotFound, Forbidden, Conflict, Expired, Unavailable.
+    """
     log, asked = await _stated(request, about)
     who = await acting(request)()
     if not entitled(asked, who):
         raise Forbidden("only those who may answer give links out", "not-assignee")
     if own(asked, who):
         raise Forbidden("nobody may answer a request of their own here", "self-answer-forbidden")
+    if audience.startswith(LINK) and fills(asked, Standing(audience)) and not fills(asked, who):
+        raise Forbidden("whoever has no vote gives none away", "not-assignee")
     still_open(log.state, asked)
     return asked
 

@@ -6,9 +6,11 @@ for queues that nobody serves. Whoever appends first wins: the others meet it as
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from perdure import log as logs
 from perdure import probe
+from perdure.core import event as ev
 from perdure.core.alarm import due
 from perdure.core.event import AnyData, type_of
 from perdure.core.machine import JobState
@@ -19,6 +21,8 @@ from perdure.db.page import PageKey
 from perdure.jobs.alarms import arm
 from perdure.jobs.desk import Desk
 from perdure_sweeper.duties.look import ROWS, each, load, ring_if_runnable
+
+SEEN_TO: Final = (ev.ExpiredData, ev.TimerData, ev.AttemptData)
 
 log = logs.get(__name__)
 
@@ -46,10 +50,15 @@ class Overdue:
             probe.hit("sweep.after_scan")
             done += sum(await each(rows, self._look))
             if len(rows) < ROWS:
+                if done:
+                    log.info("overdue", jobs=done)
                 return done
             after = (rows[-1].next_due_at or now, rows[-1].job_id)
 
     async def _look(self, row: JobRow) -> bool:
+        tail = await self._desk.eventlog.tail(row.ref)
+        if tail is not None and tail.event.seq > row.seq and isinstance(tail.event.data, SEEN_TO):
+            return False  # a runner was quicker, and the projection is behind: the log need not be read
         job = await load(self._desk, row.ref)
         if job is None:
             return False
@@ -57,7 +66,7 @@ class Overdue:
         while (stored := await job.append(self._due)) is not None:
             probe.hit("time.after_append")
             appended += 1
-            log.info("overdue", tenant=row.tenant, job_id=row.job_id, type=type_of(stored.event))
+            log.debug("overdue", tenant=row.tenant, job_id=row.job_id, type=type_of(stored.event))
         if appended and not await ring_if_runnable(self._desk, job) and not job.state.terminal:
             # A restatement wakes nobody: what comes next for the request rings when nobody is there.
             await arm(self._desk.doorbells, job.ref, job.state, self._desk.clock.broker_now())
