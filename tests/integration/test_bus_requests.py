@@ -7,9 +7,10 @@ import pytest
 from nats.aio.msg import Msg
 
 from perdure.bus.connection import Bus
+from perdure.bus.delta import Deltas
 from perdure.bus.natspy import write
 from perdure.errors import OutcomeUnknown, Unavailable
-from perdure.ids import Tenant
+from perdure.ids import JobRef, Tenant, new_job_id
 from perdure.local.server import NatsServer
 from perdure.testing.servers import connect, frozen
 
@@ -79,3 +80,32 @@ async def test_a_subject_that_would_end_its_command_is_refused(bus: Bus, subject
 async def test_a_header_that_would_begin_another_is_refused(bus: Bus, headers: dict[str, str]) -> None:
     with pytest.raises(nats.errors.BadHeaderError):
         write(bus.nc, "inbox.nobody.request", b"", "", headers)
+
+
+async def test_a_transport_that_is_closed_before_anybody_knows_is_no_connection(
+    bus: Bus, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uvloop refuses to write to one; the reading loop notices a turn later."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("the handler is closed")
+
+    deltas, heard = Deltas(bus), asyncio.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(bus.nc._transport, "write", refuse)
+        patch.setattr(bus.nc._transport, "writelines", refuse)
+        with pytest.raises(Unavailable):
+            await bus.request("$JS.API.STREAM.INFO.WORK", b"")
+        with pytest.raises(Unavailable):
+            await bus.publish(f"inbox.{tenant}.request", b"")
+        with pytest.raises(Unavailable):
+            await bus.flush()
+        deltas.publish(JobRef(tenant, new_job_id()), b"{}")
+        assert deltas.dropped == 1
+        subscription = await bus.listen(f"inbox.{tenant}.request", lambda _: heard.set())
+        gone = await bus.listen(f"inbox.{tenant}.request", lambda _: None)
+        await bus.unsubscribe(gone)
+    await bus.publish(f"inbox.{tenant}.request", b"")
+    async with asyncio.timeout(20):
+        await heard.wait()
+    await bus.unsubscribe(subscription)

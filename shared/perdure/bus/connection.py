@@ -20,7 +20,7 @@ from nats.aio.subscription import Subscription
 from nats.protocol.parser import AUTHORIZATION_VIOLATION
 
 from perdure import log as logs
-from perdure.bus.natspy import Pong, cancellable, close, given_up, listen, ping
+from perdure.bus.natspy import Connection, Pong, cancellable, close, given_up, listen, ping, write
 from perdure.bus.requests import Requests
 from perdure.clock import SystemClock
 from perdure.errors import OutcomeUnknown, PerdureError, TooLarge, Unauthenticated, Unavailable
@@ -141,7 +141,7 @@ class Bus:
         """Send without waiting for an answer. Raises TooLarge, Unavailable when not connected."""
         self._check(body, headers)
         try:
-            await self.nc.publish(subject, body, reply=reply, headers=dict(headers) if headers else None)
+            write(self.nc, subject, body, reply, headers)
         except (
             nats.errors.OutboundBufferLimitError,
             nats.errors.ConnectionClosedError,
@@ -228,7 +228,7 @@ async def _connected(
     on_closed: OnClosed | None,
     measure: bool,
 ) -> AsyncGenerator[Bus]:
-    bus = kind(Client(), clock, name)
+    bus = kind(Connection(), clock, name)
     refused = asyncio.get_running_loop().create_future()
 
     async def error(exc: Exception) -> None:

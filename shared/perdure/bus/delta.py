@@ -6,6 +6,7 @@ import nats.errors
 
 from perdure import probe
 from perdure.bus.connection import Bus
+from perdure.bus.natspy import write
 from perdure.bus.subject import delta_subject
 from perdure.ids import JobRef
 
@@ -31,16 +32,7 @@ class Deltas:
             self.dropped += 1
             return
         probe.hit("delta.before_publish")
-        # nats-py's publish only appends to its buffer and wakes the task that writes: with pending_size=0 and an empty
-        # flush queue it never suspends. A task of our own for it would let an event that is appended next overtake the
-        # delta.
-        sending = nc.publish(subject, body)
         try:
-            sending.send(None)
-        except StopIteration:
-            return
+            write(nc, subject, body, "", None)
         except (nats.errors.Error, OSError):
             self.dropped += 1
-            return
-        sending.close()
-        self.dropped += 1

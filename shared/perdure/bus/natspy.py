@@ -28,6 +28,18 @@ class Pong(asyncio.Future[bool]):
             super().set_result(result)
 
 
+class Connection(Client):
+    """A client whose transport may be closed without its knowing: uvloop refuses to write then, and nats-py's flusher
+    ends of it, so that every subscription and publication after it would raise RuntimeError until the reconnect.
+    """
+
+    async def _flush_pending(self, force_flush: bool = False) -> object:
+        """What waits goes out after the reconnect, where subscriptions are sent anew anyway."""
+        with contextlib.suppress(RuntimeError):
+            return await super()._flush_pending(force_flush)
+        return None
+
+
 class Sink(asyncio.Queue[Msg]):
     """Stands where nats-py queues the messages of a subscription for a task of its own: hands each over in the turn
     that reads it, and is always empty. What `heard` raises is logged: it must not end the connection's reading.
@@ -81,7 +93,10 @@ def write(nc: Client, subject: str, body: bytes, reply: str, headers: Mapping[st
 
 def _write(nc: Client, *commands: bytes) -> None:
     if nc._transport is not None:
-        nc._transport.writelines([*nc._pending, *commands])
+        try:
+            nc._transport.writelines([*nc._pending, *commands])
+        except RuntimeError as exc:  # closed, see Connection: not a byte was taken
+            raise nats.errors.OutboundBufferLimitError from exc
         nc._pending = []
         nc._pending_data_size = 0
 
@@ -92,7 +107,10 @@ async def ping(nc: Client, pong: Pong) -> None:
     """
     if nc._pending_data_size > 0:
         _write(nc)
-    await nc._send_ping(pong)  # what `nc.flush` does, with a future that may be given up
+    try:
+        await nc._send_ping(pong)  # what `nc.flush` does, with a future that may be given up
+    except RuntimeError as exc:  # closed, see Connection
+        raise OSError("the connection is lost") from exc
 
 
 @contextlib.contextmanager
