@@ -8,6 +8,7 @@ cat <<ENV
 NATS_GATEWAY_PASSWORD=gateway-$(hex 24)
 NATS_RUNNER_PASSWORD=runner-$(hex 24)
 NATS_SWEEPER_PASSWORD=sweeper-$(hex 24)
+NATS_REPLAY_PASSWORD=replay-$(hex 24)
 POSTGRES_PASSWORD=postgres-$(hex 24)
 # The first API key, of the tenant "main". Used once, when the database has no key yet.
 PERDURE_FIRST_KEY=pdr_$(hex 4)_$(hex 21)a

@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perdure.client.http import Client
+    from perdure.client.sync import SyncClient
     from perdure.core.event import Action, Assignees, Escalation, Named, OnTimeout, Quorum, Usage, Vote, Wrong
     from perdure.core.retry import NEVER, RetryPolicy
     from perdure.engine.asking import Answer
@@ -42,6 +44,7 @@ _HOME = {
     "Assignees": "core.event",
     "Cancelled": "errors",
     "ChildFailed": "errors",
+    "Client": "client.http",
     "Closed": "errors",
     "Component": "engine.components.contract",
     "ComponentContext": "engine.components.contract",
@@ -62,6 +65,7 @@ _HOME = {
     "Retryable": "errors",
     "StepFailed": "errors",
     "Suspended": "errors",
+    "SyncClient": "client.sync",
     "Terminal": "errors",
     "ToolDecision": "engine.toolcall",
     "Usage": "core.event",
@@ -80,6 +84,7 @@ __all__ = [
     "Assignees",
     "Cancelled",
     "ChildFailed",
+    "Client",
     "Closed",
     "Component",
     "ComponentContext",
@@ -99,6 +104,7 @@ __all__ = [
     "Retryable",
     "StepFailed",
     "Suspended",
+    "SyncClient",
     "Terminal",
     "ToolDecision",
     "Usage",

@@ -161,7 +161,8 @@ class DatabaseSettings(NatsSettings):
 class GatewaySettings(DatabaseSettings):
     """The gateway; its end waits for open requests. `sql_outage_seconds`: how long the keys and flows that it remembers
     stay good while the database is away. `cors_origins`: exact origins of browsers that may read answers.
-    `rate_per_minute`: requests of one key. `connections_per_address`: not counted on loopback.
+    `rate_per_minute`: requests of one key. `connections_per_address`: not counted on loopback. `nats_replay_user`: who
+    answers `replay.*.*`, on a connection of its own.
     """
 
     host: str = "127.0.0.1"
@@ -170,6 +171,8 @@ class GatewaySettings(DatabaseSettings):
     cors_origins: Origins = ()
     rate_per_minute: Annotated[int, Field(ge=1, le=10_000_000)] = 120_000
     connections_per_address: Annotated[int, Field(ge=1, le=20_000)] = 200
+    nats_replay_user: str | None = None
+    nats_replay_password: SecretStr | None = None
 
 
 class RunnerSettings(NatsSettings):

@@ -18,7 +18,7 @@ TEXT: Final = (ROOT / "compose.yaml").read_text()
 COMPOSE: Final[dict[str, Any]] = yaml.safe_load(TEXT)  # Any: YAML
 SERVICES: Final[dict[str, Any]] = COMPOSE["services"]
 BROKER: Final = (ROOT / "deploy" / "nats.conf").read_text()
-USERS: Final = ("gateway", "runner", "sweeper")
+USERS: Final = ("gateway", "runner", "sweeper", "replay")
 
 
 def names(text: str) -> set[str]:
@@ -71,6 +71,7 @@ def test_a_service_gets_settings_that_exist_and_its_own_rights_only(name: str) -
     user = environment["PERDURE_NATS_USER"]
     assert user == ("sweeper" if name == "migrate" else name)
     assert environment["PERDURE_NATS_PASSWORD"].startswith(f"${{NATS_{user.upper()}_PASSWORD:?")
+    assert environment.get("PERDURE_NATS_REPLAY_USER") == ("replay" if name == "gateway" else None)
     assert ("PERDURE_DATABASE" in environment) == (name != "runner")  # the runner speaks no SQL
 
 
@@ -97,7 +98,7 @@ def test_the_example_the_script_and_compose_agree_on_the_variables() -> None:
 def test_the_script_makes_other_secrets_each_time_and_a_key_that_is_one() -> None:
     one, other = (dict(re.findall(r"^([A-Z_]+)=(.+)$", made(), re.MULTILINE)) for _ in range(2))
     secrets = [name for name in one if name.endswith(("_PASSWORD", "_FIRST_KEY"))]
-    assert len(secrets) == 5
+    assert len(secrets) == 6
     assert not [name for name in secrets if one[name] == other[name]]
     assert KEY.fullmatch(one["PERDURE_FIRST_KEY"])
     example = dict(re.findall(r"^([A-Z_]+)=(.+)$", (ROOT / ".env.example").read_text(), re.MULTILINE))

@@ -128,3 +128,41 @@ def test_what_is_no_doorbells_subject_is_not_parsed(text: str) -> None:
 def test_a_blob_is_named_by_a_hash_only(digest: str) -> None:
     with pytest.raises(Malformed):
         subject.blob_subject(Tenant("t1"), Digest(digest), 0)
+
+
+@given(text=TEXTS)
+@example(text=JOB)
+def test_a_replays_subject_names_a_tenant_and_perhaps_a_job(text: str) -> None:
+    try:
+        tenant, job = subject.parse_replay_subject(f"replay.t1.{text}")
+    except Malformed:
+        assert not text or "." in text
+        return
+    assert (tenant, job) == ("t1", JobId(text) if text in (JOB, OTHER) else None)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "replay", "replay.t1", f"replay.T1.{JOB}", f"replay..{JOB}", f"replay.t1.{JOB}.x"]
+)
+def test_what_is_no_replays_subject_is_not_parsed(text: str) -> None:
+    with pytest.raises(Malformed):
+        subject.parse_replay_subject(text)
+
+
+@pytest.mark.parametrize("reply", ["_INBOX.t1.a", "_INBOX.t1.Ab9_-$.b.c", "_R_.x", "_R_.Abc.d"])
+def test_the_tenants_inboxes_and_other_accounts_may_be_answered(reply: str) -> None:
+    assert subject.may_answer(reply, Tenant("t1"))
+    assert subject.may_answer(reply, None)
+
+
+STRANGE = [
+    "", "_INBOX", "_INBOX.t1", "_INBOX.t1.", "_INBOX..a", "_INBOX.t1..a", "_INBOX.t1.*", "_INBOX.t1.>", "_R_", "_R_.",
+    "_INBOX.t1.a b", "_INBOX.t1.a\r\n", "_inbox.t1.a", "x_INBOX.t1.a", f"ev.4.t1.{JOB}", "_INBOX.t1." + "a" * 256,
+    f"work.default.normal.{JOB}", "_SVC.gateway.a.b", "$JS.API.STREAM.PURGE.EV_0", f"job.t1.{JOB}.event",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("reply", [*STRANGE, "_INBOX.t2.a", "_INBOX.t1x.a", "_INBOX.x.t1.a"])
+def test_nobody_else_may_be_answered(reply: str) -> None:
+    assert not subject.may_answer(reply, Tenant("t1"))
+    assert subject.may_answer(reply, None) == (reply not in STRANGE)

@@ -119,6 +119,8 @@ def test_the_names_are_the_documented_ones() -> None:
         "PERDURE_MODEL_URL",
         "PERDURE_NATS",
         "PERDURE_NATS_PASSWORD",
+        "PERDURE_NATS_REPLAY_PASSWORD",
+        "PERDURE_NATS_REPLAY_USER",
         "PERDURE_NATS_SERVER",
         "PERDURE_NATS_USER",
         "PERDURE_OUTBOUND_ALLOW",

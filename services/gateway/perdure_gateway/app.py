@@ -22,7 +22,7 @@ from perdure.errors import Unavailable
 from perdure.ids import JobId, JobRef, Principal
 from perdure.jobs.desk import Desk
 from perdure.service import Service
-from perdure_gateway import calls, entry, keys, policy
+from perdure_gateway import calls, entry, keys, policy, replays
 from perdure_gateway.audits import Trail
 from perdure_gateway.auth import Keys
 from perdure_gateway.cors import Cors
@@ -77,7 +77,7 @@ log = structlog.get_logger(__name__)
 
 async def serve(settings: GatewaySettings, service: Service) -> None:
     """Serve until the service is told to stop; then no new connections, streams sent elsewhere, calls finished."""
-    async with _adapters(settings, service) as app:
+    async with replays.connected(settings, service) as asked, _adapters(settings, service) as app:
         if app is None:
             return
         runner = Front(app, settings.grace_seconds, Gate(settings.connections_per_address))
@@ -86,8 +86,9 @@ async def serve(settings: GatewaySettings, service: Service) -> None:
             await web.TCPSite(runner, settings.host, settings.port).start()
             host, port = runner.addresses[0][:2]
             service.facts["url"] = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            service.ready = True
-            await service.stopping.wait()
+            async with replays.answering(app, asked):
+                service.ready = True
+                await service.stopping.wait()
         finally:
             await runner.cleanup()
 

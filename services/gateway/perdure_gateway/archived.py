@@ -12,7 +12,8 @@ from perdure_gateway.sql import Sql
 
 
 class ArchivedLogs(EventLog):
-    """An EventLog whose `read`, `replay` and `tail` go on in the archive where the broker has a tombstone or nothing.
+    """An EventLog whose `read`, `replay`, `page` and `tail` go on in the archive where the broker has a tombstone or
+    nothing.
 
     They raise Unavailable where only the database could tell and it is away. `look` is the broker's word alone.
     """
@@ -34,6 +35,13 @@ class ArchivedLogs(EventLog):
         if not found or found[0].event.seq == after_seq + 1:  # nothing: at its end, or `read` will say more
             return found
         return [stored for stored in await self._archived(ref) if stored.event.seq > after_seq] or found
+
+    async def page(self, ref: JobRef, after_seq: int, most: int) -> list[Stored]:
+        """The first events after `after_seq`. See EventLog."""
+        found = await super().page(ref, after_seq, most)
+        if not found or found[0].event.seq == after_seq + 1:
+            return found
+        return [stored for stored in await self._archived(ref) if stored.event.seq > after_seq][:most] or found
 
     async def tail(self, ref: JobRef) -> Stored | None:
         """The last event. See EventLog."""

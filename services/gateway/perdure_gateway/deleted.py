@@ -77,6 +77,10 @@ class ShownLogs(ArchivedLogs):
         """The events after `after_seq`. See EventLog."""
         return [] if await self._deleted.has(ref) else await super().replay(ref, after_seq)
 
+    async def page(self, ref: JobRef, after_seq: int, most: int) -> list[Stored]:
+        """The first events after `after_seq`. See EventLog."""
+        return [] if await self._deleted.has(ref) else await super().page(ref, after_seq, most)
+
     async def tail(self, ref: JobRef) -> Stored | None:
         """The last event. See EventLog."""
         return None if await self._deleted.has(ref) else await super().tail(ref)

@@ -46,6 +46,7 @@ class Metrics:
         self.repairs = Counter("perdure_stream_repairs_total", "Holes that were healed", ["reason"], registry=registry)
         self.closed = Counter("perdure_stream_closed_total", "Streams that ended", ["reason"], registry=registry)
         self.answers = Counter("perdure_answers_total", "Answers of people", ["kind", "result"], registry=registry)
+        self.replays = Counter("perdure_replays_total", "Replays asked for over NATS", ["result"], registry=registry)
         build = Gauge("perdure_build_info", "Version", ["service", "version"], registry=registry)
         build.labels("gateway", perdure.__version__).set(1)
         self._connected = Gauge("perdure_nats_connected", "Whether the broker is reached", registry=registry)

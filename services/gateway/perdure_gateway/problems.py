@@ -143,22 +143,26 @@ def problem_of(error: Exception) -> Problem | None:
             return None
 
 
-def respond(problem: Problem, http_request_id: str) -> web.Response:
-    """`problem` as an answer. `instance` names this very request."""
+def members(problem: Problem) -> dict[str, Any]:  # Any: facts are whatever their code says
+    """What `problem` says, whoever is told."""
     kind = KINDS[problem.code]
-    body: dict[str, Any] = {  # Any: facts are whatever their code says
+    said: dict[str, Any] = {
         "type": f"/problems/{problem.code}",
         "title": kind.title,
         "status": kind.status,
         "detail": problem.detail,
-        "instance": f"urn:perdure:http-request:{http_request_id}",
         "code": problem.code,
-        "http_request_id": http_request_id,
     }
     if problem.faults:
-        body["errors"] = problem.faults
-    body |= problem.facts
-    response = web.Response(body=msgspec.json.encode(body), status=kind.status, headers=problem.headers)
+        said["errors"] = problem.faults
+    return said | problem.facts
+
+
+def respond(problem: Problem, http_request_id: str) -> web.Response:
+    """`problem` as an answer. `instance` names this very request."""
+    instance = {"instance": f"urn:perdure:http-request:{http_request_id}", "http_request_id": http_request_id}
+    body = msgspec.json.encode(members(problem) | instance)
+    response = web.Response(body=body, status=KINDS[problem.code].status, headers=problem.headers)
     response.content_type = MEDIA_TYPE
     return response
 

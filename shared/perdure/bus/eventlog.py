@@ -127,6 +127,17 @@ class EventLog:
         reads = await direct_batch(self._bus, stream, subject, start)
         return [s for s in (_stored(ref, r) for r in reads) if s.event.seq > after_seq]
 
+    async def page(self, ref: JobRef, after_seq: int, most: int) -> list[Stored]:
+        """The first events after the job's own `seq`, at most `most` (500) and, beyond one batch, no more: see
+        `replay`, of which this is the beginning at the cost of what is returned.
+
+        Raises Unavailable.
+        """
+        stream, subject = self._where(ref)
+        start = await self._find(ref, after_seq) if after_seq else StreamSeq(0)
+        reads = await direct_batch(self._bus, stream, subject, start, most, batches=1)
+        return [s for s in (_stored(ref, r) for r in reads) if s.event.seq > after_seq]
+
     async def scan(self, shard: int, after: StreamSeq, limit: int = 500) -> list[Stored | Unread]:
         """Up to `limit` entries of any job's log of a shard after the stream sequence `after`; an empty list is the
         end. One that cannot be read is told as such, so that it stops nobody else.

@@ -140,15 +140,19 @@ async def direct_get(bus: Bus, stream: str, ask: Ask) -> Read | None:
     return _read(message)
 
 
-async def direct_batch(bus: Bus, stream: str, subject: str, after: int, most: int | None = None) -> list[Read]:
-    """Every message on `subject` after the stream sequence `after`, at most `most`, in order, from any replica.
+async def direct_batch(
+    bus: Bus, stream: str, subject: str, after: int, most: int | None = None, *, batches: int | None = None
+) -> list[Read]:
+    """Every message on `subject` after the stream sequence `after`, at most `most`, in order, from any replica;
+    `batches` bounds their size (each BATCH_BYTES).
 
     Ends at the end that this replica knows. Raises Unavailable when an answer stays out or the batch has a hole.
     """
     reads: list[Read] = []
     box = Box()
     with bus.requests.box(box.hear) as inbox:
-        while most is None or len(reads) < most:
+        while (most is None or len(reads) < most) and (batches is None or batches > 0):
+            batches = None if batches is None else batches - 1
             batch = BATCH if most is None else min(BATCH, most - len(reads))
             ask = Ask(seq=after + 1, next_by_subj=subject, batch=batch, max_bytes=BATCH_BYTES)
             await bus.publish(f"$JS.API.DIRECT.GET.{stream}", _encode(ask), reply=inbox)

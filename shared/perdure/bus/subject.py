@@ -26,9 +26,13 @@ EVERY_EVENT: Final = "job.*.*.event"
 EVERY_LIVE: Final = "job.*.*.*"  # events and deltas in one subscription, so in the order in which the broker sent them
 EVERY_CALL: Final = "call.*"
 EVERY_REVOKE: Final = "revoke.*"
+EVERY_REPLAY: Final = "replay.*.*"
+MOST_REPLY_CHARS: Final = 256
 
 _EVENT: Final = re.compile(rf"ev\.[0-9]{{1,2}}\.([a-z0-9][a-z0-9_-]{{0,31}})\.({UUID.pattern})", re.ASCII)
 _BLOB: Final = re.compile(rf"blob\.([a-z0-9][a-z0-9_-]{{0,31}})\.({DIGEST.pattern})\.([0-9]{{1,9}})", re.ASCII)
+_REPLAY: Final = re.compile(r"replay\.([a-z0-9][a-z0-9_-]{0,31})\.([^.]+)", re.ASCII)
+_REPLY: Final = re.compile(r"(_INBOX\.([^\s.*>]+)|_R_)(\.[^\s.*>]+)+")
 _WORK: Final = re.compile(rf"work\.([a-z0-9][a-z0-9_-]{{0,31}})\.({'|'.join(PRIORITIES)})\.({UUID.pattern})", re.ASCII)
 
 
@@ -102,6 +106,22 @@ def revoke_subject(tenant: Tenant) -> str:
 def call_subject(verb: str) -> str:
     """Where runners ask gateways `verb`. Raises Malformed."""
     return f"call.{_token(verb)}"
+
+
+def parse_replay_subject(subject: str) -> tuple[Tenant, JobId | None]:
+    """Tenant and job of such a question; None for what can be no job. Raises Malformed where there is no tenant."""
+    match = _REPLAY.fullmatch(subject)
+    if match is None:
+        raise Malformed("not the subject of a replay")
+    return Tenant(match[1]), JobId(match[2]) if is_uuid(match[2]) else None
+
+
+def may_answer(reply: str, tenant: Tenant | None) -> bool:
+    """Whether `reply`, which somebody outside chose, is an inbox of `tenant` (None: of anybody), or leads across
+    accounts. Everything else may be a log, a doorbell, or somebody else's ear.
+    """
+    match = _REPLY.fullmatch(reply) if len(reply) <= MOST_REPLY_CHARS else None
+    return match is not None and (match[1] == "_R_" or tenant is None or match[2] == tenant)
 
 
 def work_subject(queue: Queue, priority: Priority, job: JobId) -> str:

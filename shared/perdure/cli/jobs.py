@@ -195,9 +195,15 @@ async def subject(job: JobId, /, *, common: Common = COMMON) -> int:
         tenant = (await client.whoami()).tenant
         await client.job(job)
     told = read_nats(common.data)
-    said = {"event": f"job.{tenant}.{job}.event", "delta": f"job.{tenant}.{job}.delta"}
+    said = {name: f"job.{tenant}.{job}.{name}" for name in ("event", "delta")}
+    said |= {"inbox": f"inbox.{tenant}.request", "replay": f"replay.{tenant}.{job}", "inbox_prefix": f"_INBOX.{tenant}"}
     server = f"--server {told.url} --user {told.user} --password … " if told is not None else ""
-    lines = [*said.values(), f"nats {server}sub 'job.{tenant}.{job}.>'"]
+    nats = f"nats {server}--inbox-prefix {said['inbox_prefix']}"
+    lines = [
+        *(said[name] for name in ("event", "delta", "inbox", "replay")),
+        f"{nats} sub 'job.{tenant}.{job}.>'",
+        f'{nats} request {said["replay"]} \'{{"after":"0"}}\'',
+    ]
     if told is not None:
         lines.append(f"the password is in {common.data / 'nats.json'}")
     printer.result(said, partial("\n".join, lines))

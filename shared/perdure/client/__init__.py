@@ -1,6 +1,7 @@
 """The Python client of the HTTP API: typed calls, and a job's events as an iterator that survives every disconnect."""
 
 from perdure.client.events import Delta, Event, EventStream, Frame, StreamGap, UnknownEvent, decode
+from perdure.client.follow import Follow, Snapshot
 from perdure.client.http import Client
 from perdure.client.outcome import JobCancelled, JobEnded, JobFailed, JobTimedOut, NeedsPerson, Reply, WaitTimeout
 from perdure.client.problem import ApiError
@@ -17,6 +18,7 @@ from perdure.client.records import (
     QueueDepth,
     Runner,
 )
+from perdure.client.sync import SyncClient, SyncFollow
 
 __all__ = [
     "AnswerLink",
@@ -27,6 +29,7 @@ __all__ = [
     "Event",
     "EventStream",
     "Flow",
+    "Follow",
     "Frame",
     "Group",
     "HumanRequest",
@@ -42,7 +45,10 @@ __all__ = [
     "QueueDepth",
     "Reply",
     "Runner",
+    "Snapshot",
     "StreamGap",
+    "SyncClient",
+    "SyncFollow",
     "UnknownEvent",
     "WaitTimeout",
     "decode",

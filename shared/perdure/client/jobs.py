@@ -10,6 +10,7 @@ import uuid_utils
 
 from perdure.client.call import Caller, part, present
 from perdure.client.events import STALL_SECONDS, EventStream
+from perdure.client.follow import Follow
 from perdure.client.problem import error_of
 from perdure.client.records import HumanRequest, Job, Page
 from perdure.core.event import TERMINAL, Status
@@ -141,7 +142,7 @@ class JobCalls(Caller):
         on_gap: Literal["raise", "snapshot"] = "raise",
         reconnect_seconds: float = 120.0,
     ) -> EventStream:
-        """The job's events after `after`: `async for frame in client.events(j).frames()`. Ends with job or `until`.
+        """The frames behind `follow`, as they come: `async for frame in client.events(j).frames()`.
 
         `after` is an offset: a `seq`, or what `EventStream.offset` said. `types` narrows (`job.*`, `message`).
         """
@@ -173,6 +174,36 @@ class JobCalls(Caller):
             after=str(after),
             narrowed=bool(types),
             reconnect_seconds=reconnect_seconds,
+        )
+
+    def follow(
+        self,
+        job_id: str,
+        *,
+        after: int | str = 0,
+        types: Sequence[str] = (),
+        until: str | None = None,
+        deltas: bool = True,
+        on_gap: Literal["raise", "snapshot"] = "raise",
+        reconnect_seconds: float = 120.0,
+    ) -> Follow:
+        """What the job says after `after`: events, each once and in order, and live words between them, to its end.
+
+        It connects again by itself and goes on where it stood. `types` narrows (`job.*`, `message`), `until` ends it
+        early (`suspended`, `head`, a type). With `on_gap="snapshot"` events that are kept nowhere any more become a
+        Snapshot. Raises NotFound, StreamGap, Unauthenticated, Forbidden, Invalid; Unavailable when nothing could be
+        reached for `reconnect_seconds`.
+        """
+        return Follow(
+            self.events(
+                job_id,
+                after=after,
+                types=types,
+                until=until,
+                deltas=deltas,
+                on_gap=on_gap,
+                reconnect_seconds=reconnect_seconds,
+            )
         )
 
     async def log(self, job_id: str) -> bytes:

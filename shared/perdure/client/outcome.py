@@ -1,6 +1,7 @@
 """What became of a job: its outputs, or an error that says how it ended."""
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -9,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.client.events import decode
+from perdure.client.follow import Snapshot
 from perdure.client.jobs import JobCalls
 from perdure.client.people import InboxCalls
 from perdure.client.records import HumanRequest, Job
@@ -54,7 +56,8 @@ class Reply(Struct, frozen=True, kw_only=True):
     comment: str | None = None
 
 
-OnRequest = Callable[[HumanRequest], Awaitable[Reply]]
+# An ordinary function is called in a thread of its own, so that it may wait, and call a SyncClient.
+OnRequest = Callable[[HumanRequest], Awaitable[Reply] | Reply]
 
 
 class OutcomeCalls(JobCalls, InboxCalls):
@@ -90,15 +93,42 @@ class OutcomeCalls(JobCalls, InboxCalls):
         except TimeoutError:
             raise WaitTimeout(await self.job(job_id), f"has not ended within {timeout:g} s") from None
         job = await self.job(job_id)
-        match job.status:
-            case Status.COMPLETED:
-                return job.outputs or {}
-            case Status.CANCELLED:
-                raise JobCancelled(job, "was cancelled")
-            case Status.TIMED_OUT:
-                raise JobTimedOut(job, "timed out")
-            case _:
-                raise JobFailed(job, f"failed: {job.error.code if job.error is not None else job.status}")
+        if job.status is Status.COMPLETED:
+            return job.outputs or {}
+        raise _ended(job)
+
+    async def next_request(
+        self,
+        job_id: str,
+        name: str | None = None,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # the error says more than a TimeoutError
+    ) -> HumanRequest:
+        """The earliest request of the job that is open, of this `name` where one is given, once there is one.
+
+        Raises JobEnded where the job ends without asking (JobFailed, JobCancelled, JobTimedOut where it did),
+        WaitTimeout after `timeout` seconds, and what other calls raise.
+        """
+        try:
+            async with (
+                asyncio.timeout(timeout),
+                self.follow(job_id, types=["input.requested", "job.*"], on_gap="snapshot") as told,
+            ):
+                async for record in told:
+                    match record:
+                        case ev.InputRequested(data=data) if name in (None, data.request.name):
+                            asked = [await self.request(data.request.id)]
+                        case Snapshot():
+                            asked = [r for r in await self.requests(job_id) if name in (None, r.name)]
+                        case _:
+                            continue
+                    for request in asked:
+                        if request.status == "pending":  # an old one, told again, may be settled
+                            return request
+        except TimeoutError:
+            what = "nothing" if name is None else f"no {name!r}"
+            raise WaitTimeout(await self.job(job_id), f"has asked {what} within {timeout:g} s") from None
+        raise _ended(await self.job(job_id))
 
     async def _to_its_end(self, job_id: str, on_request: OnRequest | None) -> bool:
         """Follow the job to its end; False where it sleeps for an answer that nobody gives."""
@@ -119,7 +149,7 @@ class OutcomeCalls(JobCalls, InboxCalls):
                                 continue
                             if on_request is None:
                                 return False
-                            await self._reply(request, await on_request(request))
+                            await self._reply(request, await _asked(on_request, request))
                     case _:
                         pass
         return True
@@ -132,3 +162,26 @@ class OutcomeCalls(JobCalls, InboxCalls):
         except (Conflict, Expired) as exc:
             if exc.code not in ("already-answered", "request-withdrawn", "request-expired"):
                 raise  # else somebody was quicker, and the stream says what counts
+
+
+async def _asked(on_request: OnRequest, request: HumanRequest) -> Reply:
+    """What `on_request` says."""
+    said: Reply | Awaitable[Reply]
+    if inspect.iscoroutinefunction(on_request):
+        said = on_request(request)
+    else:
+        said = await asyncio.to_thread(on_request, request)
+    return said if isinstance(said, Reply) else await said
+
+
+def _ended(job: Job) -> JobEnded:
+    """The error for a job whose end is not what was waited for."""
+    match job.status:
+        case Status.COMPLETED:
+            return JobEnded(job, "has completed")
+        case Status.CANCELLED:
+            return JobCancelled(job, "was cancelled")
+        case Status.TIMED_OUT:
+            return JobTimedOut(job, "timed out")
+        case _:
+            return JobFailed(job, f"failed: {job.error.code if job.error is not None else job.status}")

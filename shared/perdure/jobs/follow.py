@@ -192,14 +192,7 @@ class Follower:
 
     async def _kept(self, said: Sequence[Said]) -> tuple[list[Said], list[AnyEvent]]:
         """What LIVE has of the job, with `said`, and the events that may have settled it. Raises Unavailable."""
-        kept = [found for body in await self._fanout.kept(self._ref) if (found := read_delta(body, self._ref.job))]
-        kept += said
-        oldest = self._reading.oldest(kept)
-        head = self.offset.seq
-        if oldest is None or oldest >= head:
-            return kept, []
-        log = await replay_to(self._eventlog, self._ref, oldest, head)
-        return kept, [stored.event for stored in log if stored.event.seq <= head]
+        return await kept_deltas(self._eventlog, self._fanout, self._ref, self._reading, said)
 
 
 @asynccontextmanager
@@ -222,6 +215,22 @@ async def attach(
         backlog = await replay_to(eventlog, ref, start.seq, head)
         fresh = after is None or after == START
         yield Follower(eventlog, fanout, inbox, clock, adapter, start, tail, backlog, fresh=fresh)
+
+
+async def kept_deltas(
+    eventlog: EventLog, fanout: Fanout, ref: JobRef, reading: Reading, said: Sequence[Said] = ()
+) -> tuple[list[Said], list[AnyEvent]]:
+    """What LIVE has of the job, with `said`, and the events up to the reader's that may have settled some of it.
+
+    Raises Unavailable.
+    """
+    kept = [found for body in await fanout.kept(ref) if (found := read_delta(body, ref.job))]
+    kept += said
+    oldest, head = reading.oldest(kept), reading.offset.seq
+    if oldest is None or oldest >= head:
+        return kept, []
+    log = await replay_to(eventlog, ref, oldest, head)
+    return kept, [stored.event for stored in log if stored.event.seq <= head]
 
 
 async def replay_to(eventlog: EventLog, ref: JobRef, after: int, head: int) -> list[Stored]:

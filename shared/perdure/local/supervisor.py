@@ -30,13 +30,7 @@ from perdure.errors import Conflict, Unavailable
 from perdure.ids import Tenant
 from perdure.local.broker import BrokerWatch, tell
 from perdure.local.child import Child, address_of, either, reserve
-from perdure.local.folder import (
-    ClientFile,
-    DataFolder,
-    StartRefused,
-    UpFile,
-    read_client,
-)
+from perdure.local.folder import ClientFile, DataFolder, StartRefused, UpFile, read_client
 from perdure.local.profile import PROFILES, Profile, ProfileName
 from perdure.local.server import NatsServer, outsider
 from perdure.service import Service
@@ -204,6 +198,9 @@ class Supervisor:
         if self._server is not None:
             credential = self._server.credentials[name.partition("-")[0]]
             flags |= {"nats": self._server.url, "nats_user": credential.user, "nats_password": credential.password}
+            if kind is GatewaySettings:
+                replay = self._server.credentials["replay"]
+                flags |= {"nats_replay_user": replay.user, "nats_replay_password": replay.password}
         settings = kind.load(self._environ, **flags)
         foreign = {k: v for k, v in self._environ.items() if not k.startswith(PREFIX) or k == "PERDURE_FAILPOINTS"}
         return Child(

@@ -15,8 +15,8 @@ from perdure_gateway.app import RESOURCES
 from perdure_gateway.causes import CAUSES
 from perdure_gateway.metrics import Metrics
 from perdure_gateway.policy import Undeclared, op
-from perdure_gateway.problems import KINDS
-from perdure_gateway.schemas import event_schemas
+from perdure_gateway.problems import KINDS, Problem, members
+from perdure_gateway.schemas import event_schemas, subject_schemas
 
 GOLDEN: Final = Path(__file__).resolve().parents[2] / "golden"
 
@@ -78,6 +78,53 @@ def test_the_schemas_of_events_are_the_golden_ones() -> None:
     """They are a contract. Members may be added: then write the file anew, with what `found` is below."""
     found = msgspec.json.format(msgspec.json.encode(event_schemas()), indent=1)
     assert found.decode() + "\n" == (GOLDEN / "event-schemas.json").read_text()
+
+
+def test_the_schemas_of_the_open_subjects_are_the_golden_ones() -> None:
+    """As those of events."""
+    found = msgspec.json.format(msgspec.json.encode(subject_schemas()), indent=1)
+    assert found.decode() + "\n" == (GOLDEN / "subject-schemas.json").read_text()
+
+
+HEAD: Final = {"v": 1, "job_id": "j", "attempt": 1, "n": 1, "after": 2}
+PLACE: Final = {"path": "/g.1", "step": "draft", "occurrence": 1}
+DELTAS: Final[dict[str, dict[str, Any]]] = {  # Any: JSON
+    "delta.step": {"kind": "started"},
+    "delta.text": {"channel": "m-1", "pos": 0, "text": "hi"},
+    "delta.reasoning": {"channel": "m-1", "pos": 3, "text": "hm", "truncated": True},
+    "delta.tool": {"call_id": "c", "name": "search", "arguments": {"q": 1}, "result": None},
+    "delta.log": {"level": "info", "text": "line", "fields": {"a": [1]}},
+    "delta.progress": {"done": 1, "total": 2.5, "text": "half"},
+}
+
+
+def test_a_delta_fits_its_schema_and_needs_its_number() -> None:
+    schemas = {name: jsonschema_rs.validator_for(schema) for name, schema in subject_schemas().items()}
+    assert {name for name in schemas if name.startswith("delta.")} == {*DELTAS, "delta.reset"}
+    for name, said in DELTAS.items():
+        delta = HEAD | PLACE | said | {"type": name}
+        schemas[name].validate(delta)
+        schemas[name].validate(HEAD | said | {"type": name, "of_a_later_version": 1})
+        assert not schemas[name].is_valid({k: v for k, v in delta.items() if k != "n"})
+        assert not schemas[name].is_valid(delta | {"type": "delta.other"})
+    reset = {"v": 1, "job_id": "j", "type": "delta.reset", "attempt": 1, "reason": "joined"}
+    schemas["delta.reset"].validate(reset)
+    assert not schemas["delta.reset"].is_valid(reset | {"reason": "why not"})
+
+
+def test_a_replays_question_and_answers_fit_their_schemas() -> None:
+    schemas = {name: jsonschema_rs.validator_for(schema) for name, schema in subject_schemas().items()}
+    ask, said = schemas["replay.request"], schemas["replay.answer"]
+    for question in ({}, {"after": "17.3"}, {"after": "0", "limit": 500}):
+        ask.validate(question)
+    wrong: Any
+    for wrong in ([], {"after": 17}, {"limit": 0}, {"limit": 501}, {"from": "0"}):
+        assert not ask.is_valid(wrong)
+    page = {"events": [], "deltas": [], "next": "1", "head": 1, "status": "running", "done": False}
+    said.validate(page)
+    said.validate({"problem": members(Problem("not-found", "no such job"))})
+    assert not said.is_valid(page | {"head": "1"})
+    assert not said.is_valid({"problem": {}})
 
 
 def test_every_schema_is_one_and_golden_events_fit_theirs() -> None:

@@ -12,7 +12,7 @@ from perdure_gateway.keys import METRICS
 from perdure_gateway.metrics import MEDIA_TYPE
 from perdure_gateway.policy import op
 from perdure_gateway.problems import KINDS
-from perdure_gateway.schemas import event_schemas
+from perdure_gateway.schemas import event_schemas, subject_schemas
 
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{code}</title></head>
@@ -30,7 +30,7 @@ async def api(request: web.Request) -> web.Response:
 
 @op(public=True, media=("application/schema+json",))
 async def schema(request: web.Request) -> web.Response:
-    """`GET /api/schemas/{name}.json`: the JSON Schema of a type of event."""
+    """`GET /api/schemas/{name}.json`: the JSON Schema of a type of event or delta, or of what open subjects carry."""
     bodies.query(request)
     found = _SCHEMAS.get(request.match_info["name"])
     if found is None:
@@ -61,7 +61,7 @@ async def metrics(request: web.Request) -> web.Response:
     return request.app[METRICS].page()
 
 
-_SCHEMAS: Final = event_schemas()
+_SCHEMAS: Final = {**event_schemas(), **subject_schemas()}
 ROUTES: Final = (
     web.get("/api/openapi.json", api, allow_head=False),
     web.get("/api/schemas/{name:[a-z]{1,20}(\\.[a-z]{1,20})?}.json", schema, allow_head=False),
