@@ -118,9 +118,12 @@ class Intake:
         joblog = await self._open(delivery)
         probe.hit("claim.after_read")
         await self._remind(delivery, joblog.state)
-        timed = delivery.doorbell.alarm is not None
+        timed, confirmed = delivery.doorbell.alarm is not None, False
         while True:
             match claim(joblog.state, self._clock.broker_now(), delivery.bell):
+                case Ended() | Asleep() | Held() if not confirmed:
+                    confirmed = True  # what appends is refused where a replica was behind; what acks has to ask
+                    await joblog.refresh()
                 case Ended():
                     await tell_parent(self._desk, delivery.ref, joblog.state)
                     await self._ack(delivery, lease)
@@ -165,11 +168,13 @@ class Intake:
             log.warning("reminder left to the sweeper", request_id=reminder.request.id, error=str(exc))
 
     async def _open(self, delivery: Delivery) -> JobLog:
-        """The job's log: of a new small job by what the doorbell carries (a stale copy loses the claim's append)."""
+        """The job's log, perhaps without its end: of a new small job by what the doorbell carries, else as any replica
+        has it. What is appended to less than all of it is refused.
+        """
         first = delivery.submitted
         if first is not None:
             return JobLog(self._eventlog, delivery.ref, self._clock, [first])
-        return await JobLog.load(self._eventlog, delivery.ref, self._clock)
+        return JobLog(self._eventlog, delivery.ref, self._clock, await self._eventlog.replay(delivery.ref))
 
     async def _start(
         self, delivery: Delivery, lease: Lease, joblog: JobLog, start: Start
