@@ -134,10 +134,11 @@ class Intake:
                     return None
                 case Decided():
                     decided = await joblog.append(self._due, budget_seconds=self._believed(lease))
-                    probe.hit("time.after_append")
                     timed = True
                     if decided is not None and isinstance(decided.event, ev.JobCancelled):
                         probe.hit("cancel.after_grace")
+                    else:
+                        probe.hit("time.after_append")
                 case Held(bell=bell, start=start):
                     if await self._doorbells.holds(delivery.queue, delivery.priority, delivery.ref, bell):
                         await self._ack(delivery, lease)

@@ -64,7 +64,10 @@ class Overdue:
             return False
         appended = 0
         while (stored := await job.append(self._due)) is not None:
-            probe.hit("time.after_append")
+            if isinstance(stored.event, ev.JobCancelled):
+                probe.hit("cancel.after_grace")
+            else:
+                probe.hit("time.after_append")
             appended += 1
             log.debug("overdue", tenant=row.tenant, job_id=row.job_id, type=type_of(stored.event))
         if appended and not await ring_if_runnable(self._desk, job) and not job.state.terminal:
