@@ -346,7 +346,7 @@ async def test_a_reader_that_is_slow_gets_its_deltas_joined(
         for n in range(2, 702):  # while nobody takes
             deltas.publish(hand.ref, delta(1, 2, "a", ".", n, n - 1))
         (inbox,) = inboxes(fanout, hand.ref)
-        await eventually(lambda: len(inbox._frames) == 700)
+        await eventually(lambda: len(inbox._frames) >= 700)  # the first one may lie there too, restated before it came
         assert await take(frames, 1) == [("2.701", "delta.text", "." * 700)]
         for n in range(702, 2001):  # more than an inbox holds
             deltas.publish(hand.ref, delta(1, 2, "a", ".", n, n - 1))
