@@ -1,6 +1,7 @@
 """The blocking client, and following, against a small HTTP server: what runs in threads, and what ends them."""
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -125,9 +126,11 @@ async def test_a_follow_that_is_left_early_closes_its_connection() -> None:
 
 
 INTERRUPTED = """
+import signal
 import sys
 from perdure import SyncClient
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background inherits that it is ignored
 with SyncClient(sys.argv[1], "pdr_k") as client:
     follow = client.follow(sys.argv[2])
     try:
@@ -150,11 +153,15 @@ async def test_ctrl_c_ends_a_follow_and_the_program_goes_on() -> None:
             sys.executable, "-c", INTERRUPTED, client.url, JOB, stdout=asyncio.subprocess.PIPE
         )
         assert program.stdout is not None
-        async with asyncio.timeout(60):
-            assert await program.stdout.readline() == b"1\n"
-            program.send_signal(signal.SIGINT)
-            assert await program.stdout.read() == b"interrupted None 1\n"
-            assert await program.wait() == 0
+        try:
+            async with asyncio.timeout(60):
+                assert await program.stdout.readline() == b"1\n"
+                program.send_signal(signal.SIGINT)
+                assert await program.stdout.read() == b"interrupted None 1\n"
+                assert await program.wait() == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                program.kill()
 
 
 class Person:
