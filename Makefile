@@ -1,12 +1,14 @@
 # Each target makes what it needs: on a machine with Python 3.11 or later (with venv) and make, `make test` is enough.
 #   LOCK=requirements/dev.lock   the pinned and hashed set that is installed; LOCK= resolves from the ranges of pyproject.toml
 #   PYTHON=python3.12            the interpreter to build the environment with; by default the first that runs and qualifies
+#   WORKERS=1            how many processes the tests run in: more than cores, since most of them wait most of the time
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 LOCK ?= requirements/dev.lock
 BIN := .venv/bin
 STAMP := .venv/.installed
+WORKERS ?= 3
 override TEXT := $(value TEXT)
 export TEXT
 
@@ -43,7 +45,7 @@ up: $(STAMP)
 	@$(BIN)/perdure up
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -ra
+	$(BIN)/python -m pytest -ra -n $(WORKERS) --dist loadfile
 
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest -ra tests/unit tests/test_architecture.py

@@ -1,6 +1,7 @@
 """Requests: what is recorded when the code asks, what it gets when the request is settled, by whomever."""
 
 import math
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -203,7 +204,7 @@ async def test_a_restated_request_is_still_the_same_call() -> None:
         {"message": "x" * 200_000},
         {"proposal": math.nan},
     ],
-    ids=str,
+    ids=lambda value: re.sub("0x[0-9a-f]+", "", str(value)),
 )
 async def test_a_request_that_cannot_be_is_refused_before_anything_is_written(wrong: dict[str, Any]) -> None:
     async def body(ctx: Context) -> str:
