@@ -100,6 +100,23 @@ async def test_a_released_lease_runs_out(nats_server: NatsServer, tenant: Tenant
         await eventually(lambda: holder.times == [1, 2])
 
 
+async def test_what_is_over_before_a_heartbeat_is_due_wakes_no_thread(
+    nats_server: NatsServer, tenant: Tenant, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with holding(nats_server, tenant, eventually, lease=10.0) as (_, holder):
+        woken: list[object] = []
+        monkeypatch.setattr(holder.heartbeats, "_call", lambda *what: woken.append(what))
+        delivery = holder.held[0][0]
+        for _ in range(100):
+            holder.heartbeats.hold(delivery, 10.0).release()
+        assert woken == []
+        kept = holder.heartbeats.hold(delivery, 10.0)
+        await eventually(lambda: kept._kept)  # at the thread's next tick
+        kept.release()
+        assert len(woken) == 1
+        monkeypatch.undo()
+
+
 async def test_a_main_loop_that_is_blocked_for_less_than_three_leases_keeps_its_lease(
     nats_server: NatsServer, tenant: Tenant, eventually: Eventually
 ) -> None:

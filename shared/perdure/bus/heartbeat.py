@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -51,6 +52,8 @@ class Lease:
             threading.Lock()
         )  # between the main loop, which may end the belief, and the thread, which prolongs it
         self._over = False
+        self._kept = False  # whether the thread has taken it
+        self._released = False
         self._release: Callable[[], None] | None = None
 
     @property
@@ -112,6 +115,7 @@ class Heartbeats:
         self._clock, self._on_closed, self._on_stalled = clock, on_closed, on_stalled
         self._thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
         self._held: set[Lease] = set()  # the main loop's
+        self._fresh: deque[Lease] = deque()  # held, and not yet seen by the thread
         self._kept: dict[Lease, asyncio.Task[None]] = {}  # the thread's
         self._ticked = 0.0
         self._longest = 0.0  # lease that was ever held here
@@ -139,12 +143,18 @@ class Heartbeats:
         await self._end()
 
     def hold(self, delivery: Delivery, lease_seconds: float) -> Lease:
-        """Keep `delivery` from being redelivered, from now on. On the main loop."""
+        """Keep `delivery` from being redelivered, from now on. On the main loop.
+
+        The thread takes it at its next tick, long before the first heartbeat is due: most doorbells are seen to by
+        then, and waking another thread twice for each is a tenth of what they cost.
+        """
         lease = Lease(delivery, lease_seconds, self._clock)
         lease._release = partial(self._released, lease)
         self._longest = max(self._longest, lease_seconds)
         self._held.add(lease)
-        self._call(self._take, lease)
+        self._fresh.append(lease)
+        if lease_seconds / 3 < 2 * TICK_SECONDS:
+            self._call(self._take_fresh)
         return lease
 
     # -------------------------------------------------------------------------------------------- the main loop
@@ -161,15 +171,16 @@ class Heartbeats:
 
     def _lose(self, lease: Lease) -> None:
         if lease in self._held:
-            self._held.discard(lease)
             lease._give_up()
-            self._call(self._let_go, lease)
+            self._released(lease)
             log.warning("lease lost", job_id=lease.delivery.ref.job, lease_seconds=lease.lease_seconds)
             lease.lost.set()
 
     def _released(self, lease: Lease) -> None:
         self._held.discard(lease)
-        self._call(self._let_go, lease)
+        lease._released = True
+        if lease._kept:  # else the thread finds it released
+            self._call(self._let_go, lease)
 
     async def _end(self) -> None:
         self._ticking.cancel()
@@ -233,6 +244,7 @@ class Heartbeats:
             if now - looked > FROZEN_SECONDS:  # this thread was stopped as well (SIGSTOP, a machine that slept)
                 self._ticked = now
             looked, silent = now, now - self._ticked
+            self._take_fresh()
             self._warn(silent)
             if self._longest and silent > STALLED_LEASES * self._longest and not self._told:
                 self._told = True
@@ -251,8 +263,12 @@ class Heartbeats:
         if not self._ready.done():
             self._ready.set_result(None)
 
-    def _take(self, lease: Lease) -> None:
-        self._kept[lease] = self._tasks.create_task(self._keep(lease))
+    def _take_fresh(self) -> None:
+        while self._fresh:
+            lease = self._fresh.popleft()
+            lease._kept = True  # before the look: whoever releases it now does see one of the two
+            if not lease._released:
+                self._kept[lease] = self._tasks.create_task(self._keep(lease))
 
     def _let_go(self, lease: Lease) -> None:
         if (task := self._kept.pop(lease, None)) is not None:
