@@ -164,6 +164,11 @@ async def test_the_sweeper_sees_each_open_job_once_by_instant(database: Database
         assert seen == ["00", "01", "02", "03", "04", "05"]  # the last one begins a second later
         assert len(await due.overdue(conn, later(BEGIN, 59), limit=10)) == 0
         assert len(await due.overdue(conn, later(BEGIN, 61), limit=10)) == 4
+        seen, after = [], None
+        while found := await due.overdue(conn, later(BEGIN, 61), limit=3, after=after):
+            seen += [r.job_id[-2:] for r in found]
+            after = (str(found[-1].next_due_at), found[-1].job_id)
+        assert seen == ["03", "02", "01", "00"]
 
 
 # ------------------------------------------------------------------------------------------------ lists

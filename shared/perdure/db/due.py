@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, or_, select
+from sqlalchemy import ColumnElement, Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.core.instant import Instant
@@ -18,8 +18,10 @@ async def ready(conn: AsyncConnection, now: Instant, *, limit: int, after: PageK
 
 
 async def overdue(conn: AsyncConnection, now: Instant, *, limit: int, after: PageKey | None = None) -> list[JobRow]:
-    """Open jobs about which time has decided something by `now`, by (`next_due_at`, id), behind `after`."""
-    return await _swept(conn, jobs.c.next_due_at, now, limit, after)
+    """Open jobs about which time has decided something by `now`, the latest first by (`next_due_at`, id), behind
+    `after`: runners are rung in the order in which it did, and meet the sweeper once, in the middle, not at every job.
+    """
+    return await _swept(conn, jobs.c.next_due_at, now, limit, after, latest_first=True)
 
 
 async def unsupported(conn: AsyncConnection) -> list[JobRef]:
@@ -29,10 +31,18 @@ async def unsupported(conn: AsyncConnection) -> list[JobRef]:
 
 
 async def _swept(
-    conn: AsyncConnection, by: ColumnElement[Any], now: Instant, limit: int, after: PageKey | None
+    conn: AsyncConnection,
+    by: ColumnElement[Any],
+    now: Instant,
+    limit: int,
+    after: PageKey | None,
+    *,
+    latest_first: bool = False,
 ) -> list[JobRow]:
     open_rows = (jobs.c.ended_at.is_(None), jobs.c.quarantined.is_(None))  # as in the index
     query: Select[Any] = select(*COLUMNS).where(*open_rows, by <= now)
     if after is not None:
-        query = query.where(or_(by > after[0], and_(by == after[0], jobs.c.job_id > after[1])))
-    return list(map(row_of, (await conn.execute(query.order_by(by, jobs.c.job_id).limit(limit))).all()))
+        key, last = tuple_(by, jobs.c.job_id), tuple_(*after)
+        query = query.where(key < last if latest_first else key > last)
+    order = [column.desc() if latest_first else column for column in (by, jobs.c.job_id)]
+    return list(map(row_of, (await conn.execute(query.order_by(*order).limit(limit))).all()))

@@ -319,6 +319,20 @@ async def test_two_sweepers_at_once_expire_a_request_once(
         assert len(expired) == 1
 
 
+async def test_what_is_due_is_left_to_its_alarm_for_a_moment(
+    database: Database, own_eventlog: EventLog, project: Project, desk: Desk, clock: FakeClock
+) -> None:
+    told = Told(own_eventlog, MAIN)
+    await told.put(told.story.submitted(deadline_seconds=60))
+    await project()
+    patient = Overdue(database, desk, lambda: True, grace_seconds=1.0)
+    clock.advance(60.5)
+    assert await patient.run_once() == 0
+    clock.advance(1)
+    assert await patient.run_once() == 1
+    assert fold(await log_of(own_eventlog, told.ref)).status is Status.TIMED_OUT
+
+
 async def test_nothing_is_due_while_the_broker_s_time_is_not_known(
     database: Database, own_eventlog: EventLog, project: Project, desk: Desk, clock: FakeClock
 ) -> None:

@@ -1,8 +1,9 @@
 """Does what time has decided and nobody else has done: requests that expire or escalate, timers, deadlines, the grace
 of a cancel.
 
-Alarms ring runners for the same; this is the backstop when one was lost, when its instant was too far to be armed, and
-for queues that nobody serves. Whoever appends first wins: the others meet it as news and decide again.
+Alarms ring runners for the same, and have a moment in which to do it; this is the backstop when one was lost, when its
+instant was too far to be armed, and for queues that nobody serves. Whoever appends first wins: the others meet it as
+news and decide again.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from perdure import probe
 from perdure.core import event as ev
 from perdure.core.alarm import due
 from perdure.core.event import AnyData, type_of
+from perdure.core.instant import later
 from perdure.core.machine import JobState
 from perdure.db import due as candidates
 from perdure.db.engine import Database
@@ -29,13 +31,16 @@ log = logs.get(__name__)
 
 class Overdue:
     """The duty; `run_once` looks at every overdue row once. `clock_known` says whether the broker's time is known:
-    while it is not, nothing is declared due.
+    while it is not, nothing is declared due. What is due for less than `grace_seconds` is left to its alarm.
     """
 
-    def __init__(self, database: Database, desk: Desk, clock_known: Callable[[], bool]) -> None:
+    def __init__(
+        self, database: Database, desk: Desk, clock_known: Callable[[], bool], *, grace_seconds: float = 0.0
+    ) -> None:
         self._database = database
         self._desk = desk
         self._clock_known = clock_known
+        self._grace_seconds = grace_seconds
 
     async def run_once(self) -> int:
         """For how many jobs something was appended. Raises Unavailable."""
@@ -43,17 +48,17 @@ class Overdue:
             return 0
         done = 0
         after: PageKey | None = None
-        now = self._desk.clock.broker_now()
+        since = later(self._desk.clock.broker_now(), -self._grace_seconds)
         while True:
             async with self._database.read() as conn:
-                rows = await candidates.overdue(conn, now, limit=ROWS, after=after)
+                rows = await candidates.overdue(conn, since, limit=ROWS, after=after)
             probe.hit("sweep.after_scan")
             done += sum(await each(rows, self._look))
             if len(rows) < ROWS:
                 if done:
                     log.info("overdue", jobs=done)
                 return done
-            after = (rows[-1].next_due_at or now, rows[-1].job_id)
+            after = (rows[-1].next_due_at or since, rows[-1].job_id)
 
     async def _look(self, row: JobRow) -> bool:
         tail = await self._desk.eventlog.tail(row.ref)
