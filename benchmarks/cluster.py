@@ -62,7 +62,8 @@ def folder() -> Iterator[Path]:
 @asynccontextmanager
 async def cluster(place: Path | None = None) -> AsyncIterator[Cluster]:
     """Start with the workflows of `benchmarks.flows` and the data in `place`, wait until ready, stop."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("PERDURE_")} | {"PYTHONPATH": str(ROOT)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PERDURE_") or k == "PERDURE_NATS_SERVER"}
+    environ = kept | {"PYTHONPATH": str(ROOT)}
     with nullcontext(place) if place is not None else folder() as where:
         data, log = where / "data", where / "log"
         async with launched(data, "--app", "benchmarks.flows", environ=environ, log=log) as up:

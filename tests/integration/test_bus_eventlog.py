@@ -46,6 +46,20 @@ async def test_a_log_that_nobody_began_is_empty_everywhere(eventlog: EventLog, t
     assert await eventlog.replay(ref, 700) == []
 
 
+async def test_a_read_asks_for_no_more_than_there_is(eventlog: EventLog, bus: Bus, tenant: Tenant) -> None:
+    """Or the broker would look through all that others wrote since."""
+    told = await Told(eventlog, tenant).begin(steps=4)
+    asked: list[int] = []
+    direct = f"$JS.API.DIRECT.GET.{subject.event_stream(eventlog.shard_of(told.ref.job))}"
+    listening = await bus.listen(direct, lambda message: asked.append(json.decode(message.data).get("batch", 1)))
+    assert [s.at for s in await eventlog.read(told.ref)] == told.at
+    assert [s.at for s in await eventlog.replay(told.ref)] == told.at
+    assert [s.at for s in await eventlog.upto(told.ref, (await eventlog.read(told.ref))[3])] == told.at[:4]
+    await bus.unsubscribe(listening)
+    last = len(told.at) - 1
+    assert asked == [last, 1, last, last, 3]
+
+
 async def test_an_append_behind_a_tail_that_moved_is_refused(eventlog: EventLog, tenant: Tenant) -> None:
     told = await Told(eventlog, tenant).begin()
     late = told.story.step("late")

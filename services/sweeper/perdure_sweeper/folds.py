@@ -22,6 +22,7 @@ from perdure.db.requestrows import Change, changes
 from perdure.errors import BrokenLog, Malformed, UnsupportedVersion
 from perdure.ids import JobRef, StreamSeq
 from perdure_sweeper.audited import audited
+from perdure_sweeper.duties.look import each
 
 KEPT: Final = 512  # folds of open jobs, a shard
 
@@ -64,7 +65,8 @@ class Folds:
         entries: dict[JobRef, list[Entry]] = {}
         for entry in batch:
             entries.setdefault(entry.ref, []).append(entry)
-        return {ref: await self._job(ref, own) for ref, own in entries.items()}
+        folded = await each(list(entries.items()), lambda job: self._job(*job))
+        return dict(zip(entries, folded, strict=True))
 
     def keep(self, folded: Mapping[JobRef, Folded | Stuck]) -> None:
         """Remember what was committed."""
@@ -93,13 +95,22 @@ class Folds:
         before = self._states.get(ref, EMPTY)
         try:
             if not isinstance(first, Stored) or before.seq != first.event.seq - 1:
-                # Not further than the batch, or what lies behind it would be written and told by nobody.
-                before, own = EMPTY, [stored for stored in await self._eventlog.read(ref) if stored.at <= last.at]
+                before, own = EMPTY, await self._whole(ref, own)
             return _fold(before, own, news_from=first.at)
         except (BrokenLog, Malformed) as exc:
             return Stuck("broken", last.at, _noticed(last), str(exc))
         except UnsupportedVersion as exc:
             return Stuck("unsupported", last.at, _noticed(last), str(exc))
+
+    async def _whole(self, ref: JobRef, own: Sequence[Entry]) -> Sequence[Entry]:
+        """The log as far as `own`, its latest entries in a batch. Not further, or what lies behind the batch would be
+        written and told by nobody.
+        """
+        first, last = own[0], own[-1]
+        before = await self._eventlog.upto(ref, first) if isinstance(first, Stored) else []
+        if before and before[-1].at == first.at:
+            return [*before, *own[1:]]
+        return [stored for stored in await self._eventlog.read(ref) if stored.at <= last.at]
 
 
 def _fold(state: JobState, own: Sequence[Entry], *, news_from: StreamSeq | None) -> Folded:

@@ -107,12 +107,14 @@ class EventLog:
         return None if read is None else _stored(ref, read)
 
     async def read(self, ref: JobRef) -> list[Stored]:
-        """The whole log to its true end: batches from any replica, then the rest from the leader.
+        """The whole log to its true end: the end from the leader, what lies before it from any replica.
 
         Raises Unavailable.
         """
-        stream, subject = self._where(ref)
-        found = [_stored(ref, r) for r in await direct_batch(self._bus, stream, subject, 0)]
+        last = await self.tail(ref)
+        found = [] if last is None else await self.upto(ref, last)
+        if last is None or (found and found[-1].at >= last.at):
+            return found
         return found + await self.look(ref, found[-1].at if found else StreamSeq(0))
 
     async def replay(self, ref: JobRef, after_seq: int = 0) -> list[Stored]:
@@ -121,11 +123,26 @@ class EventLog:
         Raises Unavailable.
         """
         stream, subject = self._where(ref)
-        start = StreamSeq(0)
         if after_seq >= BISECT_FROM:
-            start = await self._find(ref, after_seq)
-        reads = await direct_batch(self._bus, stream, subject, start)
-        return [s for s in (_stored(ref, r) for r in reads) if s.event.seq > after_seq]
+            reads = await direct_batch(self._bus, stream, subject, await self._find(ref, after_seq))
+            return [s for s in (_stored(ref, r) for r in reads) if s.event.seq > after_seq]
+        read = await direct_get(self._bus, stream, Ask(last_by_subj=subject))
+        found = [] if read is None else await self.upto(ref, _stored(ref, read))
+        return [s for s in found if s.event.seq > after_seq]
+
+    async def upto(self, ref: JobRef, last: Stored) -> list[Stored]:
+        """The log as far as `last`, one of its events; a replica that is behind may not reach it. Raises Unavailable.
+
+        The number of events is asked for, since the broker looks for the next one of a subject message by message:
+        what a job wrote after a long sleep lies behind all that others wrote meanwhile (20,000 of them: 1 ms of CPU).
+        """
+        if (count := last.event.seq - 1) == 0:
+            return [last]
+        stream, subject = self._where(ref)
+        before = [_stored(ref, r) for r in await direct_batch(self._bus, stream, subject, 0, count)]
+        if before and before[-1].event.seq == count:
+            return [*before, last]
+        return before  # all there is when the log's beginning is purged, else what the replica has
 
     async def page(self, ref: JobRef, after_seq: int, most: int) -> list[Stored]:
         """The first events after the job's own `seq`, at most `most` (500) and, beyond one batch, no more: see

@@ -183,6 +183,23 @@ async def test_a_sweeper_goes_on_where_the_last_one_was(
     assert await first.step() == 0
 
 
+async def test_a_sweeper_at_the_end_reads_no_stream_until_there_is_more(
+    database: Database, own_eventlog: EventLog, own_nats_server: NatsServer, projector: MakeProjector
+) -> None:
+    """Reads keep blocks in the broker's memory."""
+    told = await Told(own_eventlog, MAIN).begin(steps=3)
+    one = projector(shard_of(told.ref.job, SHARDS))
+    assert [await one.step(), await one.step()] == [5, 0]
+    reads: list[str] = []
+    async with connect(own_nats_server, "admin") as bus:
+        await bus.listen("$JS.API.DIRECT.GET.>", lambda message: reads.append(message.subject))
+        assert [await one.step() for _ in range(3)] == [0, 0, 0]
+        assert reads == []
+        await told.put(told.story.step("more"))
+        assert await one.step() == 1
+        assert reads != []
+
+
 async def test_a_slow_sweeper_never_takes_a_position_back(
     database: Database, own_eventlog: EventLog, projector: MakeProjector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
