@@ -11,11 +11,11 @@ import pytest
 from msgspec import UNSET
 
 from perdure.bus import callbodies as said
+from perdure.bus.belief import Lease
 from perdure.bus.call import Calls, answering
 from perdure.bus.connection import Bus
 from perdure.bus.delta import Deltas
 from perdure.bus.eventlog import EventLog
-from perdure.bus.heartbeat import Lease
 from perdure.clock import SystemChance, SystemClock
 from perdure.core import event as ev
 from perdure.core import verify

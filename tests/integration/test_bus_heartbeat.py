@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from perdure.bus.belief import Lease
 from perdure.bus.connection import Bus
 from perdure.bus.delivery import Delivery
 from perdure.bus.doorbell import Doorbells
-from perdure.bus.heartbeat import Heartbeats, Lease
+from perdure.bus.heartbeat import Heartbeats
 from perdure.bus.pull import Pull
 from perdure.clock import SystemClock
 from perdure.errors import Unauthenticated

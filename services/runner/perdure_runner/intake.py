@@ -11,10 +11,11 @@ import structlog
 from msgspec import Struct
 
 from perdure import probe
+from perdure.bus.belief import Lease
 from perdure.bus.delivery import Delivery
 from perdure.bus.doorbell import Doorbells
 from perdure.bus.eventlog import EventLog, Stored
-from perdure.bus.heartbeat import Heartbeats, Lease
+from perdure.bus.heartbeat import Heartbeats
 from perdure.bus.inbox import Tell, reminded
 from perdure.clock import Chance, Clock
 from perdure.core import event as ev

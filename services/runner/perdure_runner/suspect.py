@@ -18,10 +18,10 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from perdure.bus.belief import Lease
 from perdure.bus.connection import Bus
 from perdure.bus.delivery import Delivery
 from perdure.bus.doorbell import FORMAT, Doorbell
-from perdure.bus.heartbeat import Lease
 from perdure.bus.subject import Priority
 from perdure.core import event as ev
 from perdure.ids import JobId, JobRef, Queue, Tenant
