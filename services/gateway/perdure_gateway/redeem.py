@@ -18,7 +18,7 @@ from perdure.core import event as ev
 from perdure.core.instant import Instant
 from perdure.core.machine import JobState
 from perdure.core.request import asked_in
-from perdure.core.standing import Standing, addressed
+from perdure.core.standing import Standing, gives
 from perdure.core.vote import vote_of
 from perdure.db.links import LinkRow, get_link, mark_used
 from perdure.errors import Conflict, Expired, NotFound, Unavailable
@@ -103,7 +103,8 @@ async def redeemed(request: web.Request, found: Opened, said: Answer) -> Answere
         return _narrowed(link, asked)
 
     key_id = None if found.caller is None else found.caller.key_id
-    via = ev.Via(channel="link", key_id=key_id, link=link.label)
+    maker_is = None if link.label is None else found.row.created_by
+    via = ev.Via(channel="link", key_id=key_id, link=link.label, link_by=maker_is)
     try:
         done = await answer(desk, link.tenant, link.request_id, who, said, via, narrow=narrow)
     except (Conflict, Expired) as exc:
@@ -144,7 +145,7 @@ def _open(found: Opened, job: JobState, asked: ev.Request, maker: Standing, now:
         why = "settled"
     elif asked.revision != link.revision:
         why = "restated"
-    elif link.label is not None and not addressed(asked, maker):
+    elif link.label is not None and not gives(asked, maker, link.audience):
         why = "maker"  # whoever gave it out may not answer any more
     if why is not None:
         raise Expired("link-void", "this link opens nothing any more", {"reason": why})

@@ -60,7 +60,8 @@ def _record(
     facts: dict[str, Any],
     own_id: str | None = None,
 ) -> Record:
-    told = {"seq": event.seq, "link": None if via is None else via.link} | facts
+    link = {} if via is None else {"link": via.link, "link_by": via.link_by}
+    told = {"seq": event.seq} | link | facts
     return Record(
         v=FORMAT,
         id=own_id or event.id,

@@ -158,6 +158,7 @@ class Via(Part, frozen=True, kw_only=True):
     channel: Literal["api", "console", "cli", "link", "langflow", "agui", "timeout"]
     key_id: str | None = None
     link: str | None = None  # the label of the link that was used
+    link_by: Principal | None = None  # who gave it out to somebody outside: the two are one voter
 
 
 class Quorum(Part, frozen=True, kw_only=True):

@@ -19,9 +19,9 @@ from perdure.core.instant import Instant
 from perdure.core.jcs import jcs
 from perdure.core.machine import JobState, Settled
 from perdure.core.standing import Standing, addressed, entitled, fills, own, visible
-from perdure.core.vote import Replayed, content_digest, decided, vote_of
+from perdure.core.vote import Replayed, content_digest, decided, hand, vote_by, vote_of
 from perdure.errors import Conflict, Expired, Fault, Forbidden, Invalid, NotFound
-from perdure.ids import Digest, RequestId
+from perdure.ids import Digest, Principal, RequestId
 
 __all__ = [
     "COMMENT",
@@ -105,10 +105,11 @@ def settle(
     if (settled := job.settled.get(asked.id)) is not None:
         return _again(settled, who, _content(asked, answer))
     still_open(job, asked)
-    if asked.quorum is not None and (voted := vote_of(job, asked, who.principal)) is not None:
-        if voted.vote.payload_digest == _content(asked, answer):
+    if asked.quorum is not None:
+        voted = vote_of(job, asked, who.principal)
+        if voted is not None and voted.vote.payload_digest == _content(asked, answer):
             return voted
-        raise Conflict("already-voted", "a vote is final", {"voted_at": voted.at, "action": voted.vote.action})
+        has_voted(job, asked, who.principal, hand(who.principal, via))
     _seen(asked, answer)
     found = faults(asked, answer)
     if found:
@@ -139,6 +140,14 @@ def still_open(job: JobState, asked: ev.Request) -> None:
         raise over(settled)
     if asked.id not in job.asked:
         raise Conflict("request-withdrawn", "the job has ended", {"job_status": job.status})
+
+
+def has_voted(job: JobState, asked: ev.Request, by: Principal, voter: Principal) -> None:
+    """See that neither the name `by` nor the one `voter` behind it has voted. Raises Conflict (`already-voted`)."""
+    if (voted := vote_of(job, asked, by)) is not None:
+        raise Conflict("already-voted", "a vote is final", {"voted_at": voted.at, "action": voted.vote.action})
+    if vote_by(job, asked, voter) is not None:
+        raise Conflict("already-voted", "a link and whoever gave it out are one voter, who has voted")
 
 
 def over(settled: Settled) -> Conflict | Expired:

@@ -12,10 +12,10 @@ from perdure.core import event as ev
 from perdure.core.alarm import timed
 from perdure.core.instant import Instant
 from perdure.core.machine import JobState, Settled
-from perdure.core.request import WATCHER, over, still_open
+from perdure.core.request import WATCHER, has_voted, over, still_open
 from perdure.core.standing import USER, Standing, entitled, fills, joined, nobody, own, visible
-from perdure.core.vote import agreeable, vote_of
-from perdure.errors import Conflict, Fault, Forbidden, Invalid, NotFound
+from perdure.core.vote import agreeable, vote_by
+from perdure.errors import Fault, Forbidden, Invalid, NotFound
 from perdure.ids import Principal, RequestId
 
 MAX_HOPS: Final = 5
@@ -56,8 +56,7 @@ def delegate(
     if own(asked, who):
         raise Forbidden("nobody may answer a request of their own here", "self-answer-forbidden")
     still_open(job, asked)
-    if (voted := vote_of(job, asked, who.principal)) is not None:
-        raise Conflict("already-voted", "a vote is final", {"voted_at": voted.at, "action": voted.vote.action})
+    has_voted(job, asked, who.principal, who.principal)
     _takes(job, asked, who, to)
     _near(asked, who)
     hop = ev.Delegation(by=who.principal, to=to.principal, at=at, comment=comment, via=via)
@@ -113,7 +112,7 @@ def _takes(job: JobState, asked: ev.Request, who: Standing, to: Standing) -> Non
         raise _refused("self-answer-forbidden", "may not answer a request of their own")
     if asked.quorum is not None and asked.quorum.of is not None and fills(asked, who) and not fills(asked, to):
         raise _refused("not-in-pool", "is not among those whose votes count")
-    if vote_of(job, asked, to.principal) is not None:
+    if vote_by(job, asked, to.principal) is not None:
         raise _refused("already-voted", "has voted already")
 
 

@@ -15,6 +15,7 @@ from perdure.ids import Principal
 
 USER: Final = "user:"
 LINK: Final = "link:"
+ADMIN: Final = "admin"  # the right that makes keys for everybody, so voters too
 EVERYBODY: Final = "execute"  # the right that whoever may answer has when nobody is named
 
 
@@ -61,6 +62,18 @@ def fills(asked: ev.Request, who: Standing) -> bool:
         return False
     pool = asked.assignees if asked.quorum.of is None else asked.quorum.of
     return _among(pool, who, handed_on(asked))
+
+
+def gives(asked: ev.Request, maker: Standing, link: Principal) -> bool:
+    """Whether `maker` may have somebody outside answer as `link` (`link:<label>`) by a link of his.
+
+    Whoever may answer himself, and has a vote where the link would have one; and for a voter whom the pool names, an
+    administrator: he could make himself a key of any voter.
+    """
+    if own(asked, maker):
+        return False
+    votes = fills(asked, Standing(link))
+    return (votes and ADMIN in maker.rights) or (entitled(asked, maker) and (not votes or fills(asked, maker)))
 
 
 def voters(asked: ev.Request) -> frozenset[Principal] | None:

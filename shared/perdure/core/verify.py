@@ -174,6 +174,12 @@ def _over(wait: ev.Waiting, start: ev.AttemptStarted) -> bool:
     return seconds_between(wait.until, start.at) >= -CLOCK_SLACK_SECONDS
 
 
+def _ballots(vote: ev.VotedData) -> set[tuple[RequestId, Principal, str | None]]:
+    """What a vote uses up: its name's, and where it was given by a link, of whoever gave that out."""
+    voters = {vote.by} if vote.via.link_by is None else {vote.by, vote.via.link_by}
+    return {(vote.request_id, voter, vote.proposal_digest) for voter in voters}
+
+
 def _settles(event: AnyEvent) -> RequestId | None:
     """The request that `event` settles."""
     if isinstance(event, ev.InputAnswered | ev.InputExpired | ev.InputWithdrawn):
@@ -199,10 +205,10 @@ def _requests(events: Sequence[AnyEvent]) -> Iterator[Finding]:
             vote = event.data
             if vote.request_id not in asked or vote.request_id in settled:
                 yield Finding("I8", event.seq, f"a vote on {vote.request_id}, which is not open")
-            elif (ballot := (vote.request_id, vote.by, vote.proposal_digest)) in voted:
+            elif not voted.isdisjoint(ballots := _ballots(vote)):
                 yield Finding("I8", event.seq, f"a second vote of {vote.by} on {vote.request_id}")
             else:
-                voted.add(ballot)
+                voted |= ballots
         elif (settles := _settles(event)) is not None:
             if settles not in asked:
                 yield Finding("I8", event.seq, f"{settles} was never asked here")

@@ -2,6 +2,9 @@
 
 A vote holds for what was shown. When a restated request shows something else (another digest), the votes on what it
 showed before count no more, and whoever gave one may vote again.
+
+Whoever gives a link out and whoever votes by it are one voter: the log cannot know whose hand a link is in, and nobody
+fills a quorum by links of his own.
 """
 
 from collections import Counter
@@ -44,8 +47,19 @@ def counted(job: JobState, asked: ev.Request) -> list[tuple[ev.VotedData, Instan
 
 
 def vote_of(job: JobState, asked: ev.Request, by: Principal) -> Replayed | None:
-    """The vote that `by` has given to what `asked` shows."""
+    """The vote that was given under the name `by` to what `asked` shows."""
     return next((Replayed(vote, at) for vote, at in counted(job, asked) if vote.by == by), None)
+
+
+def hand(by: Principal, via: ev.Via | None) -> Principal:
+    """The one voter who says something as `by`: who gave the link out that was used, else `by` himself."""
+    return by if via is None or via.link_by is None else via.link_by
+
+
+def vote_by(job: JobState, asked: ev.Request, voter: Principal) -> Replayed | None:
+    """The vote of the one voter `voter` on what `asked` shows: his own, or one by a link of his."""
+    mine = (Replayed(v, at) for v, at in counted(job, asked) if hand(v.by, v.via) == voter)
+    return next(mine, None)
 
 
 def tally(votes: list[ev.VotedData]) -> tuple[ev.Tally, ...]:
@@ -101,7 +115,7 @@ def _agreeable(asked: ev.Request, votes: list[ev.VotedData]) -> bool:
     pool = voters(asked)
     if asked.quorum is None or pool is None:
         return True
-    left = len(pool - {vote.by for vote in votes})
+    left = len(pool - {vote.by for vote in votes} - {hand(vote.by, vote.via) for vote in votes})
     return max((count.votes for count in tally(votes)), default=0) + left >= asked.quorum.n
 
 

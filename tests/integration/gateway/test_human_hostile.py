@@ -151,7 +151,7 @@ async def test_the_key_of_a_comment_belongs_to_its_text(gateway: Gateway, hand: 
 async def test_whoever_has_no_vote_gives_none_away(gateway: Gateway, hand: Hand, person: Person) -> None:
     pool = ev.Assignees(users=("bob", "link:board"))
     asked = await hand.ask(assignees=ev.Assignees(users=("bob", "cy")), quorum=ev.Quorum(n=2, of=pool))
-    bob, cy = await person("bob"), await person("cy")
+    bob, cy = await person("bob"), await person("cy", "read", "answer", "edit")
     refused = await cy.post(f"/api/inbox/{asked}/links", {"for": "link:board"})
     assert (refused.status, refused.body["code"]) == (403, "not-assignee")
     await minted(bob, asked)

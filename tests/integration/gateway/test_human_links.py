@@ -87,7 +87,10 @@ async def test_a_link_shows_and_decides_once(
     assert (done.status, b"recorded" in done.raw) == (200, True)
     settled = (await gateway.client.get(f"/api/inbox/{asked}")).body["settled"]
     assert settled["payload"] == {"note": "ok", "amount": 5, "sure": False, "how": "card", "tags": ["a", "b"]}
-    assert (settled["by"], settled["via"]) == ("link:board", {"channel": "link", "link": "board"})
+    assert (settled["by"], settled["via"]) == (
+        "link:board",
+        {"channel": "link", "link": "board", "link_by": "user:ann"},
+    )
     assert (await form(nobody, link["url"], action="approve", **entered)).status == 200
     other = await form(nobody, link["url"], action="approve", **(entered | {"f.amount": "6"}))
     assert (other.status, b"link-used" in other.raw) == (410, True)
@@ -243,7 +246,7 @@ async def test_a_link_takes_the_actions_that_it_names(gateway: Gateway, nobody: 
 
 
 async def test_an_outsider_fills_a_quorum_only_where_the_pool_names_the_link(
-    gateway: Gateway, nobody: Any, hand: Hand
+    gateway: Gateway, nobody: Any, hand: Hand, person: Person
 ) -> None:
     closed = await hand.ask(assignees=ev.Assignees(users=("ann", "bob", "cy")), quorum=ev.Quorum(n=2))
     link = await minted(gateway.client, closed)
@@ -251,7 +254,7 @@ async def test_an_outsider_fills_a_quorum_only_where_the_pool_names_the_link(
     assert (refused.status, refused.body["code"]) == (403, "not-assignee")
     pool = ev.Assignees(users=("ann", "link:board"))
     open_ = await hand.ask(name="b", assignees=pool, quorum=ev.Quorum(n=2, of=pool))
-    link = await minted(gateway.client, open_)
+    link = await minted(await person("eve"), open_)  # an administrator
     voted = await nobody.post(link["url"], {"action": "approve"})
     assert (voted.status, voted.body["status"]) == (200, "pending")
     assert (await nobody.post(link["url"], {"action": "approve"})).body["replayed"] is True
@@ -259,6 +262,29 @@ async def test_an_outsider_fills_a_quorum_only_where_the_pool_names_the_link(
     assert (other.status, other.body["code"]) == (410, "link-used")
     last = await gateway.client.post(f"/api/inbox/{open_}/answer", {"action": "approve"})
     assert [vote["by"] for vote in last.body["settled"]["votes"]] == ["link:board", "user:ann"]
+
+
+async def test_nobody_fills_a_quorum_by_a_link_of_his_own(
+    gateway: Gateway, nobody: Any, hand: Hand, person: Person, log_bytes: LogBytes
+) -> None:
+    pool = ev.Assignees(users=("ann", "bob", "link:board", "link:lawyer"))
+    asked = await hand.ask(assignees=pool, quorum=ev.Quorum(n=2))
+    board, lawyer = await minted(gateway.client, asked), await minted(gateway.client, asked, "link:lawyer")
+    assert (await nobody.post(board["url"], {"action": "approve"})).body["status"] == "pending"
+    before = await log_bytes(hand)
+    again = await gateway.client.post(f"/api/inbox/{asked}/answer", {"action": "approve"})
+    other = await nobody.post(lawyer["url"], {"action": "approve"})
+    more = await gateway.client.post(f"/api/inbox/{asked}/links", {"for": "link:lawyer"})
+    for refused in (again, other, more):
+        assert (refused.status, refused.body["code"]) == (409, "already-voted")
+        assert "action" not in refused.body
+    assert await log_bytes(hand) == before
+    last = await (await person("bob")).post(f"/api/inbox/{asked}/answer", {"action": "approve"})
+    votes = last.body["settled"]["votes"]
+    assert [(vote["by"], vote["via"].get("link_by")) for vote in votes] == [
+        ("link:board", "user:ann"),
+        ("user:bob", None),
+    ]
 
 
 async def test_only_who_may_answer_mints_and_what_is_minted_fits(

@@ -379,9 +379,8 @@ async def life(eventlog: EventLog) -> tuple[Told, list[RequestId]]:
         await told.put(story.add(data))
 
     await put(vote(first, "user:bob"))
-    hop = ev.Delegation(
-        by=Principal("user:carol"), to=Principal("user:dan"), at=BEGIN, via=ev.Via(channel="link", link="x")
-    )
+    by_link = ev.Via(channel="link", link="x", link_by=Principal("user:ann"))
+    hop = ev.Delegation(by=Principal("user:carol"), to=Principal("user:dan"), at=BEGIN, via=by_link)
     await put(ev.RequestedData(request=replace(story.state.asked[first], revision=2, delegations=(hop,))))
     said = {"request_id": first, "text": "hurry"}
     await put(ev.SignalData(signal_id="c", name=SIGNAL, payload=said, by=Principal("user:ann")))
@@ -436,7 +435,8 @@ async def test_what_the_log_says_of_requests_is_recorded_under_the_events_ids(
         "console",
         {"seq": 4, "revision": 1, "action": "approve"},
     )
-    assert (delegated.channel, delegated.facts) == ("link", {"seq": 5, "link": "x", "revision": 2, "to": "user:dan"})
+    by_link = {"link": "x", "link_by": "user:ann"}
+    assert (delegated.channel, delegated.facts) == ("link", {"seq": 5, "revision": 2, "to": "user:dan"} | by_link)
     assert answered.facts == {"seq": 7, "revision": 1, "action": "approve"}
     assert expired.facts == {"seq": 11, "revision": 1, "cause": "deadline", "do": "answer", "action": "reject"}
     assert all(r.at == told.story.events[r.facts["seq"] - 1].at for r in found)

@@ -29,7 +29,7 @@ AT, LATER = Instant("2026-01-01T00:00:00.000Z"), Instant("2026-01-01T00:10:00.00
 PRINT = Digest("f" * 64)
 ERROR = ev.Failure(code="step_failed", message="no", retryable=True, step="draft")
 USAGE = ev.Usage(input_tokens=12, output_tokens=34, model="scripted")
-VIA = ev.Via(channel="link", key_id="k1", link="lena")
+VIA = ev.Via(channel="link", key_id="k1", link="lena", link_by=Principal("user:ann"))
 VOTE = ev.Vote(by=BOB, action="approve", payload_digest="p" * 64, at=AT, via=VIA, comment="fine")
 OUTCOME = ev.Outcome(do="answer", action="reject", payload={"why": "late"})
 BEFORE: Final = GOLDEN.with_name("events-before")  # as types were stored before they gained members

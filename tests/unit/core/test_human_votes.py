@@ -11,6 +11,7 @@ from perdure.core.instant import Instant, later
 from perdure.core.machine import Settled
 from perdure.core.request import Answer, Replayed, Standing, addressed, asked_in, proposal_digest, settle, visible
 from perdure.core.restate import MAX_HOPS, delegate, escalation, withdraw
+from perdure.core.standing import gives
 from perdure.core.vote import MAX_VOTES
 from perdure.errors import Conflict, Expired, Forbidden, Invalid, NotFound
 from perdure.ids import Principal, RequestId
@@ -38,13 +39,15 @@ def user(name: str, *groups: str, rights: tuple[str, ...] = ("answer",)) -> Stan
     return Standing(Principal(f"user:{name}"), frozenset(groups), frozenset(rights))
 
 
-def say(story: Story, asked: RequestId, who: Standing | str, action: str = "approve", **members: Any) -> Verdict:
+def say(
+    story: Story, asked: RequestId, who: Standing | str, action: str = "approve", via: ev.Via = VIA, **members: Any
+) -> Verdict:
     """Say it, and put what it is behind the log."""
     request = asked_in(story.events, asked)
     if request is not None and request.proposal_digest is not None:
         members.setdefault("proposal_digest", request.proposal_digest)
     somebody = user(who) if isinstance(who, str) else who
-    verdict = settle(story.state, request, somebody, VIA, Answer(action=action, **members), later(story.at, 1.0))
+    verdict = settle(story.state, request, somebody, via, Answer(action=action, **members), later(story.at, 1.0))
     if not isinstance(verdict, Settled | Replayed):
         story.add(verdict)
     return verdict
@@ -216,6 +219,74 @@ def test_an_outsider_fills_no_quorum_that_does_not_name_him() -> None:
     assert isinstance(say(story, asked, "bob"), ev.AnsweredData)
     story, asked = asking(assignees=BOARD)
     assert isinstance(say(story, asked, lena), ev.AnsweredData)
+
+
+def outsider(label: str, by: str) -> tuple[Standing, ev.Via]:
+    """Who stands before a link that the user `by` gave out, and by which channel he speaks."""
+    via = ev.Via(channel="link", link=label, link_by=Principal(f"user:{by}"))
+    return Standing(Principal(f"link:{label}"), link=label), via
+
+
+def test_a_link_and_whoever_gave_it_out_are_one_voter() -> None:
+    (lena, by_ann), (max_, also_by_ann) = outsider("lena", "ann"), outsider("max", "ann")
+    pool = ev.Assignees(users=("ann", "bob", "link:lena", "link:max"))
+    story, asked = asking(assignees=pool, quorum=replace(TWO, n=3))
+    assert isinstance(say(story, asked, lena, via=by_ann), ev.VotedData)
+    assert isinstance(say(story, asked, lena, via=by_ann), Replayed)
+    for who, via in (("ann", VIA), (max_, also_by_ann)):
+        for action in ("approve", "hold", "reject"):
+            with pytest.raises(Conflict) as refused:
+                say(story, asked, who, action, via=via)
+            assert (refused.value.code, refused.value.facts) == ("already-voted", {})  # whose the link's was, unsaid
+    assert isinstance(say(story, asked, "bob"), ev.VotedData)
+    assert isinstance(say(story, asked, max_, via=outsider("max", "dan")[1]), ev.AnsweredData)  # of another's hand
+    story, asked = asking(assignees=pool, quorum=TWO)
+    assert isinstance(say(story, asked, "ann"), ev.VotedData)
+    with pytest.raises(Conflict):
+        say(story, asked, lena, via=by_ann)
+
+
+def test_whoever_has_voted_by_a_link_hands_nothing_on_and_gets_nothing() -> None:
+    lena, by_ann = outsider("lena", "ann")
+    story, asked = asking(assignees=ev.Assignees(users=("ann", "bob", "link:lena")), quorum=TWO)
+    say(story, asked, lena, via=by_ann)
+    with pytest.raises(Conflict) as refused:
+        hand(story, asked, "ann", "dan")
+    assert refused.value.code == "already-voted"
+    with pytest.raises(Invalid) as unfit:
+        hand(story, asked, "bob", "ann")
+    assert place(unfit) == ("/to", "already-voted")
+
+
+def test_whoever_has_voted_by_a_link_is_nobody_who_could_still_agree() -> None:
+    lena, by_ann = outsider("lena", "ann")
+    pool = ev.Assignees(users=("ann", "bob", "link:lena"))
+    story, asked = asking(assignees=pool, quorum=ev.Quorum(n=2))
+    say(story, asked, lena, "hold", via=by_ann)
+    assert isinstance(say(story, asked, "bob"), ev.ExpiredData)  # ann is lena's voter: none is left
+
+
+@pytest.mark.parametrize(
+    ("maker", "link", "may"),
+    [
+        (user("ann"), "link:lena", True),
+        (user("ann"), "link:other", True),  # of whom the pool knows nothing: he may veto, as ann may
+        (user("carol"), "link:lena", False),  # is asked, and has no vote to give
+        (user("carol"), "link:other", True),
+        (user("carol", rights=("answer", "admin")), "link:lena", True),
+        (user("eve", rights=("answer", "admin")), "link:lena", True),  # could make herself a key of any voter
+        (user("eve", rights=("answer", "admin")), "link:other", False),
+        (user("eve", rights=("answer", "edit")), "link:lena", False),
+        (user("bob", rights=("answer", "admin")), "link:lena", False),  # his own request
+    ],
+    ids=[f"{n}" for n in range(9)],
+)
+def test_who_gives_out_a_link(maker: Standing, link: str, may: bool) -> None:
+    pool = ev.Assignees(users=("ann", "bob", "link:lena"))
+    story, asked = asking(
+        assignees=BOARD, quorum=replace(TWO, of=pool), forbid_self=True, asked_for=Principal("user:bob")
+    )
+    assert gives(story.state.asked[asked], maker, Principal(link)) is may
 
 
 def test_an_answer_to_a_request_of_others_is_404_or_403_as_one_may_see_it() -> None:

@@ -223,7 +223,9 @@ def test_a_request_settled_twice_or_never_asked_is_found() -> None:
 
 
 def test_a_vote_on_what_is_not_open_and_a_second_vote_of_one_person_are_found() -> None:
-    def vote(request: RequestId, by: str = "user:bob", shown: str | None = None) -> ev.VotedData:
+    def vote(
+        request: RequestId, by: str = "user:bob", shown: str | None = None, link_by: str | None = None
+    ) -> ev.VotedData:
         return ev.VotedData(
             request_id=request,
             revision=1,
@@ -232,7 +234,7 @@ def test_a_vote_on_what_is_not_open_and_a_second_vote_of_one_person_are_found() 
             payload_digest="p",
             proposal_digest=shown,
             by=Principal(by),
-            via=ev.Via(channel="api"),
+            via=ev.Via(channel="api", link_by=None if link_by is None else Principal(link_by)),
         )
 
     story = running()
@@ -242,6 +244,12 @@ def test_a_vote_on_what_is_not_open_and_a_second_vote_of_one_person_are_found() 
     assert invariants(story.events) == set()
     story.add(vote(request))
     assert invariants(story.events) == {"I8"}
+    for second in (vote(request), vote(request, "link:max", link_by="user:bob"), vote(request, "link:lena")):
+        story = running()
+        story.asked()
+        story.add(vote(request, "link:lena", link_by="user:bob"))
+        story.add(second)
+        assert invariants(story.events) == {"I8"}
     story = running()
     request = story.asked()
     story.answered(request)

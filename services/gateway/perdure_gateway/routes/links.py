@@ -11,9 +11,9 @@ from aiohttp import web
 
 from perdure.core import event as ev
 from perdure.core.instant import Instant, later
-from perdure.core.request import asked_in, still_open
+from perdure.core.request import asked_in, has_voted, still_open
 from perdure.core.restate import EDITOR
-from perdure.core.standing import LINK, Standing, addressed, entitled, fills, own, visible
+from perdure.core.standing import LINK, addressed, entitled, gives, own, visible
 from perdure.db.links import LinkRow, add_link, get_link, revoke_link
 from perdure.errors import Fault, Forbidden, Invalid, NotFound
 from perdure.ids import REQUEST_ID, UUID, Principal, RequestId, parse_request_id
@@ -107,19 +107,18 @@ async def _stated(request: web.Request, about: RequestId) -> tuple[JobLog, ev.Re
 
 
 async def _open(request: web.Request, about: RequestId, audience: Principal) -> ev.Request:
-    """The request, if the caller may answer it now, and vote where the link's holder would.
-
-    Raises NotFound, Forbidden, Conflict, Expired, Unavailable.
+    """The request, if the caller may give out a link for `audience` now. Raises NotFound, Forbidden, Conflict, Expired,
+    Unavailable.
     """
     log, asked = await _stated(request, about)
     who = await acting(request)()
-    if not entitled(asked, who):
-        raise Forbidden("only those who may answer give links out", "not-assignee")
     if own(asked, who):
         raise Forbidden("nobody may answer a request of their own here", "self-answer-forbidden")
-    if audience.startswith(LINK) and fills(asked, Standing(audience)) and not fills(asked, who):
-        raise Forbidden("whoever has no vote gives none away", "not-assignee")
+    if not (gives(asked, who, audience) if audience.startswith(LINK) else entitled(asked, who)):
+        raise Forbidden("only those who may answer, or vote, give links out for it", "not-assignee")
     still_open(log.state, asked)
+    if audience.startswith(LINK) and asked.quorum is not None:
+        has_voted(log.state, asked, audience, who.principal)
     return asked
 
 
