@@ -35,6 +35,7 @@ from perdure_gateway.limits import Limits
 from perdure_gateway.memberships import Memberships
 from perdure_gateway.metrics import Metrics
 from perdure_gateway.rates import PER_MINUTE, Rates
+from perdure_gateway.refusals import Refusals
 from perdure_gateway.revoke import Revocations
 from perdure_gateway.routes import (
     events,
@@ -174,7 +175,7 @@ def make(
     app[keys.MEMBERSHIPS] = Memberships(sql, service.clock, outage_seconds)
     app[keys.SECRETS] = Secrets(sql)
     app[keys.CURSORS] = Cursors(app[keys.SECRETS])
-    app[keys.TRAIL] = Trail(bus, service.clock)
+    app[keys.TRAIL], app[keys.REFUSALS] = Trail(bus, service.clock), Refusals(service.clock)
     app.cleanup_ctx.append(_trail)
     revocations.on("job", lambda tenant, job: deleted.note(JobRef(tenant, JobId(job))))
     revocations.on("key", lambda _, key: app[keys.KEYS].forget(key))

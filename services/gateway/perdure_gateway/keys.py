@@ -20,6 +20,7 @@ from perdure_gateway.limits import Limits
 from perdure_gateway.memberships import Memberships
 from perdure_gateway.metrics import Metrics
 from perdure_gateway.rates import Rates
+from perdure_gateway.refusals import Refusals
 from perdure_gateway.revoke import Revocations
 from perdure_gateway.secrets import Secrets
 from perdure_gateway.sql import Sql
@@ -41,5 +42,6 @@ FULLNESS: Final = web.AppKey("fullness", Fullness)
 METRICS: Final = web.AppKey("metrics", Metrics)
 MEMBERSHIPS: Final = web.AppKey("memberships", Memberships)
 TRAIL: Final = web.AppKey("trail", Trail)
+REFUSALS: Final = web.AppKey("refusals", Refusals)
 SECRETS: Final = web.AppKey("secrets", Secrets)
 CHANCE: Final = web.AppKey("chance", SystemChance)

@@ -31,6 +31,7 @@ from perdure_gateway.keys import DESK, KEYS, MEMBERSHIPS, SQL
 from perdure_gateway.linktokens import Link
 
 CHANNEL: Final = "link"
+STRANGER: Final = web.RequestKey("stranger", Caller)  # who came with somebody else's link, where it is of the tenant
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,8 @@ async def opened(request: web.Request, link: Link) -> Opened:
         return Opened(link, row, None)
     caller = await request.app[KEYS].caller(request)
     if (caller.tenant, caller.principal) != (link.tenant, link.audience) or not caller.may("answer"):
+        if caller.tenant == link.tenant:
+            request[STRANGER] = caller
         raise NotFound("somebody else's link")
     return Opened(link, row, caller)
 

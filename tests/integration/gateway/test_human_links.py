@@ -17,11 +17,14 @@ from perdure.core import event as ev
 from perdure.core.instant import Instant
 from perdure.db.engine import Database
 from perdure.db.groups import add_member, remove_member
+from perdure.db.principals import create_key, ensure_tenant
 from perdure.db.schema import answer_links
 from perdure.ids import Principal, Tenant
+from perdure.testing.clock import FakeClock
 from perdure.testing.hand import Hand
-from perdure_gateway.keys import REVOCATIONS, SECRETS
+from perdure_gateway.keys import REFUSALS, REVOCATIONS, SECRETS
 from perdure_gateway.linktokens import Link, token_of
+from perdure_gateway.rates import Buckets
 
 Gateway = Any  # the conftest's
 Person = Callable[..., Awaitable[Any]]
@@ -234,6 +237,46 @@ async def test_a_link_for_a_user_needs_that_user_s_key(
     useless = await hand.ask(name="b", assignees=ev.Assignees(users=("ann",)))
     refused = await bob.post((await minted(gateway.client, useless, "user:bob"))["url"], {"action": "approve"})
     assert (refused.status, refused.body["code"]) == (403, "not-assignee")
+
+
+async def test_who_tries_somebody_else_s_link_is_audited_and_does_not_fill_the_records(
+    gateway: Gateway, nobody: Any, hand: Hand, person: Person, audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.app[REFUSALS], "_links", Buckets(FakeClock(), 4))
+    asked = await hand.ask(assignees=ev.Assignees(users=("ann", "bob")))
+    link = await minted(gateway.client, asked, "user:bob")
+    eve = await person("eve")
+    assert (await nobody.get(link["url"])).status == 401
+    assert (await nobody.post(link["url"], {"action": "approve"})).status == 401
+    assert (await eve.get(link["url"])).status == 404
+    assert (await form(eve, link["url"], action="approve")).status == 404
+    for _ in range(3):
+        assert (await nobody.post(link["url"], {"action": "approve"})).status == 401
+    assert (await (await person("bob")).post(link["url"], {"action": "approve"})).status == 200  # is always recorded
+    found = await audited(6)
+    assert [(r.what, r.result, r.principal, r.key_id is not None) for r in found] == [
+        ("link.mint", "done", "user:ann", True),
+        ("request.show", "unauthenticated", "anonymous", False),
+        ("request.answer", "unauthenticated", "anonymous", False),
+        ("request.show", "not-found", "user:eve", True),
+        ("request.answer", "not-found", "user:eve", True),
+        ("request.answer", "done", "user:bob", True),
+    ]
+    assert all(r.object == asked and r.channel == "link" and r.address for r in found[1:])
+
+
+async def test_the_key_of_another_tenant_is_nobody_s_before_a_link(
+    gateway: Gateway, hand: Hand, database: Database, audited: Audited
+) -> None:
+    now = gateway.desk.clock.broker_now()
+    other = Tenant(f"{hand.ref.tenant}-b"[-32:])
+    async with database.transaction() as conn:
+        await ensure_tenant(conn, other, now=now)
+        key = await create_key(conn, other, Principal("user:bob"), now=now)
+    link = await minted(gateway.client, await hand.ask(assignees=ev.Assignees(users=("ann", "bob"))), "user:bob")
+    assert (await gateway.client.using(key).get(link["url"])).status == 404
+    tried = (await audited(2))[1]
+    assert (tried.result, tried.principal, tried.key_id) == ("not-found", "anonymous", None)
 
 
 async def test_a_link_takes_the_actions_that_it_names(gateway: Gateway, nobody: Any, hand: Hand) -> None:

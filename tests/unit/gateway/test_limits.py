@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from perdure.ids import Tenant
 from perdure.testing.clock import FakeClock
 from perdure_gateway import limits, rates
 from perdure_gateway.front import Gate
 from perdure_gateway.limits import Limits
 from perdure_gateway.problems import Problem
 from perdure_gateway.rates import RATE, Buckets, Rates
+from perdure_gateway.refusals import OF_A_LINK, OF_A_TENANT, Refusals
 
 
 class Request(dict[Any, Any]):
@@ -29,6 +31,20 @@ def test_a_bucket_empties_at_once_and_fills_steadily() -> None:
     assert buckets.left("a") == pytest.approx(2.0)
     clock.advance(3600.0)
     assert buckets.left("a") == 60
+
+
+def test_refusals_of_a_link_and_of_a_tenant_are_let_through_so_often_and_counted_beyond() -> None:
+    clock, one, other = FakeClock(), Tenant("one"), Tenant("other")
+    kept = Refusals(clock)
+    assert [kept.admit(one, "a") for _ in range(OF_A_LINK)] == [0] * OF_A_LINK
+    assert [kept.admit(one, "a") for _ in range(5)] == [None] * 5
+    assert kept.admit(other, "c") == 0
+    assert kept.admit(one, "b") == 5  # another link's next record says what was left out of its tenant's
+    assert kept.admit(one, "b") == 0
+    found = [kept.admit(one, f"link-{n}") for n in range(OF_A_TENANT)]
+    assert found == [0] * (OF_A_TENANT - OF_A_LINK - 2) + [None] * (OF_A_LINK + 2)
+    clock.advance(60.0)
+    assert kept.admit(one, "a") == OF_A_LINK + 2
 
 
 def test_buckets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

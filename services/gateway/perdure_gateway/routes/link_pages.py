@@ -9,18 +9,21 @@ from aiohttp import web
 from msgspec import UNSET
 
 from perdure.core import event as ev
-from perdure.errors import Invalid, NotFound, PerdureError
+from perdure.errors import Invalid, NotFound, PerdureError, Unauthenticated
+from perdure.ids import Principal
 from perdure.jobs.answer import Answer, Answered
 from perdure_gateway import answers, bodies, linkform, linkpage, views
-from perdure_gateway.keys import METRICS, RATES, SECRETS, TRAIL
+from perdure_gateway.audits import DONE
+from perdure_gateway.keys import METRICS, RATES, REFUSALS, SECRETS, TRAIL
 from perdure_gateway.linktokens import MAX_CHARS, Link, link_of
 from perdure_gateway.policy import JSON, op
 from perdure_gateway.problems import problem_of
-from perdure_gateway.redeem import CHANNEL, Opened, opened, redeemed, shown, stated
+from perdure_gateway.redeem import CHANNEL, STRANGER, Opened, opened, redeemed, shown, stated
 from perdure_gateway.routes.replies import facts, said_in
 from perdure_gateway.saying import AnswerBody
 
 HTML: Final = "text/html"
+NOBODY: Final = Principal("anonymous")  # who shows no key that is good
 _FORM: Final = re.compile(r"application/x-www-form-urlencoded\s*(;.*)?", re.ASCII | re.IGNORECASE)
 
 
@@ -30,7 +33,7 @@ async def show(request: web.Request) -> web.Response:
     bodies.query(request)
     plain = JSON in request.headers.get("Accept", "") and HTML not in request.headers.get("Accept", "")
     try:
-        found = await opened(request, await _link(request))
+        found = await _opened(request, "request.show")
         asked = await shown(request, found)
     except PerdureError as exc:
         if plain:
@@ -46,14 +49,14 @@ async def decide(request: web.Request) -> web.Response:
     """`POST /r/{token}`: answer by the link, as JSON or as the page's own form; the same again is 200."""
     bodies.query(request)
     if _FORM.fullmatch(request.headers.get("Content-Type", "").strip()) is None:
-        found = await opened(request, await _link(request))
+        found = await _opened(request, "request.answer")
         said = said_in(await bodies.read(request, AnswerBody))
         done = await _answered(request, found, lambda: said)
         view: dict[str, Any] = {"request_id": found.link.request_id, "action": _action(done)}
         view |= {"status": "pending" if done.settled is None else views.STATUS[type(done.settled.data)]}
         return answers.respond(view | ({"replayed": True} if done.replayed else {}), headers=linkpage.HEADERS)
     try:
-        found = await opened(request, await _link(request))
+        found = await _opened(request, "request.answer")
         return await _by_form(request, found)
     except PerdureError as exc:
         return _refusal(exc)
@@ -93,13 +96,27 @@ async def _link(request: web.Request) -> Link:
     return link
 
 
-async def _answered(request: web.Request, found: Opened, said: Callable[[], Answer]) -> Answered:
-    """Answer, and record it, also where what was said is none: by whom, from where, by which link, of which the
-    token's hash begins so.
+async def _opened(request: web.Request, tried: str) -> Opened:
+    """The link in the path, and who stands before it. That it does not open to him is recorded, as `tried`: whoever
+    comes with a link that is signed has it from somebody. Raises as `_link` and `redeem.opened` do.
     """
+    link = await _link(request)
+    try:
+        return await opened(request, link)
+    except (NotFound, Unauthenticated) as exc:
+        request.app[RATES].refused(request)
+        who = request.get(STRANGER)
+        by, key_id = (NOBODY, None) if who is None else (who.principal, who.key_id)
+        problem = problem_of(exc)
+        _record(request, link, tried, "internal" if problem is None else problem.code, {}, by, key_id)
+        raise
+
+
+async def _answered(request: web.Request, found: Opened, said: Callable[[], Answer]) -> Answered:
+    """Answer, and record it, also where what was said is none."""
     link, key_id = found.link, None if found.caller is None else found.caller.key_id
-    told: dict[str, Any] = {"link": link.id, "token": sha256(request.match_info["token"].encode()).hexdigest()[:12]}
-    result, what, counted = "done", "request.answer", request.app[METRICS].answers
+    told: dict[str, Any] = {}
+    result, what, counted = DONE, "request.answer", request.app[METRICS].answers
     try:
         done = await redeemed(request, found, said())
         told |= facts(done)
@@ -112,17 +129,30 @@ async def _answered(request: web.Request, found: Opened, said: Callable[[], Answ
         counted.labels("unknown", result).inc()
         raise
     finally:
-        request.app[TRAIL].put(
-            request,
-            link.tenant,
-            link.audience,
-            what,
-            link.request_id,
-            result,
-            key_id,
-            channel=CHANNEL,
-            facts=told,
-        )
+        _record(request, link, what, result, told, link.audience, key_id)
+
+
+def _record(
+    request: web.Request,
+    link: Link,
+    what: str,
+    result: str,
+    facts: dict[str, Any],  # Any: short values of JSON
+    by: Principal,
+    key_id: str | None,
+) -> None:
+    """Tell AUDIT what somebody did or tried by the link: from where, and how the hash of its token begins. What changed
+    nothing is recorded so often only, as it needs no key.
+    """
+    left_out: int | None = None
+    if result != DONE or facts.get("replayed"):
+        left_out = request.app[REFUSALS].admit(link.tenant, link.id)
+        if left_out is None:
+            return
+    token = sha256(request.match_info["token"].encode()).hexdigest()[:12]
+    told = {"link": link.id, "token": token, "left_out": left_out or None} | facts
+    trail = request.app[TRAIL]
+    trail.put(request, link.tenant, by, what, link.request_id, result, key_id, channel=CHANNEL, facts=told)
 
 
 def _refusal(error: PerdureError) -> web.Response:
