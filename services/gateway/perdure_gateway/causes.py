@@ -68,6 +68,10 @@ CAUSES: Final[Mapping[str, Cause]] = {
     "request-withdrawn": Cause(
         "The job no longer asks: the request was withdrawn, or the job has ended.", "There is nothing to answer."
     ),
+    "comments-full": Cause(
+        "The request has as many comments as one may have (`limit`).",
+        "Say it elsewhere, or in the comment of an answer; answers are still taken.",
+    ),
     "job-full": Cause(
         "The job's log has nearly reached its bound; what is left is kept for its end.",
         "Say it elsewhere; answers are still taken.",

@@ -53,6 +53,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "already-voted": Kind(409, "You have voted already"),
     "proposal-changed": Kind(409, "The proposal has changed"),
     "request-withdrawn": Kind(409, "The request was withdrawn"),
+    "comments-full": Kind(409, "The request takes no more comments"),
     "job-full": Kind(409, "The job's log is nearly full"),
     "job-terminal": Kind(409, "The job has ended"),
     "job-not-terminal": Kind(409, "The job has not ended"),

@@ -12,6 +12,7 @@ from perdure.ids import EventId, RequestId
 
 SIGNAL: Final = "$comment"
 MAX_CHARACTERS: Final = 4096
+MAX_COMMENTS: Final = 200  # on one request, so that no conversation fills the log of its job
 
 
 def comment(
@@ -30,6 +31,12 @@ def comment(
         raise Invalid([fault])
     payload: dict[str, Any] = {"request_id": asked.id, "text": text}
     return ev.SignalData(signal_id=signal_id, name=SIGNAL, payload=payload, by=who.principal, via=via)
+
+
+def see_room(log: Iterable[ev.AnyEvent], request: RequestId) -> None:
+    """See that `request` takes one more comment. Raises Conflict (`comments-full`)."""
+    if len(comments_on(log, request)) >= MAX_COMMENTS:
+        raise Conflict("comments-full", f"a request takes {MAX_COMMENTS} comments", {"limit": MAX_COMMENTS})
 
 
 def commented(job: JobState, said: ev.SignalData) -> ev.Request | None:

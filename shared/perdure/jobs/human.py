@@ -69,8 +69,8 @@ async def comment(
 ) -> Done:
     """Say something about the request. Wakes nobody. With an idempotency `key` it is said once.
 
-    Raises as `core.comment.comment` does, Conflict (`job-full`), Invalid (`idempotency-key-reused`: the key has said
-    something else), OutcomeUnknown, Unavailable.
+    Raises as `core.comment.comment` does, Conflict (`comments-full`, `job-full`), Invalid (`idempotency-key-reused`:
+    the key has said something else), OutcomeUnknown, Unavailable.
     """
     log, request = await begin(desk, tenant, request_id)
     by = (await standing(who)).principal
@@ -84,6 +84,7 @@ async def comment(
                 raise Invalid([fault], "idempotency-key-reused")
             return None
         said = comments.comment(job, asked, somebody, text, event_id, via)
+        comments.see_room(log.events, request)
         if bounds.deaf(job, log.size_bytes):
             raise Conflict("job-full", "the job's log is nearly full: it takes no more comments and signals")
         return said

@@ -14,6 +14,7 @@ from perdure.bus.doorbell import Doorbells
 from perdure.bus.eventlog import EventLog
 from perdure.clock import SystemClock
 from perdure.core import bounds, verify
+from perdure.core import comment as comments_of
 from perdure.core import event as ev
 from perdure.core.alarm import due
 from perdure.core.comment import comments_on
@@ -312,6 +313,23 @@ async def test_comments_are_in_the_log_wake_nobody_and_stay_when_it_is_settled(
     with pytest.raises(Conflict) as ended:
         await comment(desk, hand.ref.tenant, asked, user("bob"), "hello", VIA)
     assert ended.value.code == "job-terminal"
+
+
+async def test_a_request_takes_so_many_comments_and_answers_all_the_same(
+    desk: Desk, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, other = await hand.ask(assignees=BOARD), await hand.ask(name="other", assignees=BOARD)
+    monkeypatch.setattr(comments_of, "MAX_COMMENTS", 2)
+    for name in ("bob", "carol"):
+        await comment(desk, hand.ref.tenant, asked, user(name), "hello", VIA, key=name)
+    before = len(await log(desk, hand))
+    with pytest.raises(Conflict) as refused:
+        await comment(desk, hand.ref.tenant, asked, user("dan"), "hello", VIA)
+    assert (refused.value.code, refused.value.facts) == ("comments-full", {"limit": 2})
+    assert (await comment(desk, hand.ref.tenant, asked, user("bob"), "hello", VIA, key="bob")).replayed
+    assert len(await log(desk, hand)) == before
+    assert not (await comment(desk, hand.ref.tenant, other, user("dan"), "hello", VIA)).replayed
+    assert (await say(desk, hand, asked, "bob")).settled is not None
 
 
 async def test_a_log_that_is_nearly_full_takes_answers_but_no_more_talk(
