@@ -61,7 +61,8 @@ class InboxFilter(Struct, frozen=True, kw_only=True):
 
     `flows` are ids or names, `tags` names and values of the job's. `assignees` are `user:x`, `group:x`, `anyone` (or
     `anyone:execute`, `anyone:answer` alone): any of them. With exactly one principal among them what that one has
-    handed on is left out. `overdue_at`: the first reminder or escalation lies then or before.
+    handed on is left out; with an `asker`, what that one has, whoever is among them. `overdue_at`: the first reminder
+    or escalation lies then or before.
     """
 
     statuses: Sequence[RequestStatus] = ("pending",)
@@ -70,6 +71,7 @@ class InboxFilter(Struct, frozen=True, kw_only=True):
     kinds: Sequence[str] = ()
     tags: Sequence[tuple[str, str]] = ()
     assignees: Sequence[str] = ()
+    asker: Principal | None = None
     expires_before: Instant | None = None
     overdue_at: Instant | None = None
 
@@ -162,6 +164,7 @@ def _branches(tenant: Tenant, narrow: InboxFilter) -> list[tuple[FromClause, lis
     """Where to look: the table and all conditions, one for each name and status, so that an index gives each sorted."""
     statuses = tuple(dict.fromkeys(narrow.statuses)) or STATUSES
     names, one = asked_by(narrow.assignees)
+    one = narrow.asker or one
     if narrow.jobs:
         few = _of_jobs(tenant, narrow.jobs)
         conditions = [few.c.status.in_(statuses), *_narrowed(few, narrow)]

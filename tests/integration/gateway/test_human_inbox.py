@@ -118,8 +118,10 @@ async def test_whoever_handed_a_right_on_sees_it_no_more(
     cy = await person("cy", "answer")
     assert (await cy.post(f"/api/inbox/{asked['leads']}/delegate", {"to": "user:dan"})).status == 200
     await project(gateway.hand(asked["leads"].split("_")[0]))
-    assert await names(cy) == {"answerers"}
-    assert (await cy.get("/api/inbox/counts")).body["total"] == 1
+    for query, seen in (("", {"answerers"}), ("?assignee=group:leads", set())):
+        assert await names(cy, query) == seen
+        assert (await cy.get(f"/api/inbox/counts{query}")).body["total"] == len(seen)
+    assert await names(gateway.client, "?assignee=group:leads") == {"leads"}  # the others of the group are asked still
     assert (await cy.get(f"/api/inbox/{asked['leads']}")).status == 404
     assert await names(await person("dan", "answer")) == {"leads", "answerers"}
     assert await names(gateway.client, "?assignee=me") == {"leads", "answerers", "all"}

@@ -127,6 +127,7 @@ def _filter(request: web.Request, query: Mapping[str, str], who: Standing) -> In
         kinds=lists["kind"],
         tags=[(name, value) for name, value in tags],
         assignees=_assignees(query.get("assignee", "any"), who),
+        asker=None if "read" in who.rights else who.principal,  # a group's, without what is its own no more
         expires_before=expires_before,
         overdue_at=request.app[DESK].clock.broker_now() if overdue else None,
     )
