@@ -11,10 +11,11 @@ from typing import Final
 from aiohttp import web
 
 from perdure.core.standing import Standing
+from perdure.db.principals import scopes_of
 from perdure.errors import Forbidden, NotFound, PerdureError, Unavailable
 from perdure.ids import Principal, Tenant
 from perdure_gateway.auth import Caller
-from perdure_gateway.keys import KEYS, MEMBERSHIPS, TRAIL
+from perdure_gateway.keys import DESK, KEYS, MEMBERSHIPS, SQL, TRAIL
 from perdure_gateway.policy import SCOPES
 from perdure_gateway.problems import problem_of
 
@@ -49,6 +50,20 @@ def rights(caller: Caller) -> frozenset[str]:
 async def member(request: web.Request, tenant: Tenant, principal: Principal) -> Standing:
     """Somebody who is spoken of. Raises Unavailable."""
     return Standing(principal, await request.app[MEMBERSHIPS].of(tenant, principal), ALL_RIGHTS)
+
+
+async def absent(request: web.Request, tenant: Tenant, principal: Principal) -> Standing | None:
+    """Somebody in whose name something happens, as all keys of his leave him; None when he has no good one any more.
+
+    Read anew each time. Raises Unavailable.
+    """
+    now = request.app[DESK].clock.broker_now()
+    async with request.app[SQL].reading() as conn:
+        keys = await scopes_of(conn, tenant, principal, now)
+    if not keys:
+        return None
+    known = ALL_RIGHTS if () in keys else ALL_RIGHTS.intersection(right for scopes in keys for right in scopes)
+    return Standing(principal, await request.app[MEMBERSHIPS].of(tenant, principal), known)
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ from perdure.errors import Conflict, Expired, NotFound, Unavailable
 from perdure.ids import JobRef, parse_request_id
 from perdure.jobs.answer import Answer, Answered, answer
 from perdure.jobs.joblog import JobLog
-from perdure_gateway.acting import member, rights
+from perdure_gateway.acting import absent, rights
 from perdure_gateway.auth import Caller
 from perdure_gateway.keys import DESK, KEYS, MEMBERSHIPS, SQL
 from perdure_gateway.linktokens import Link
@@ -90,7 +90,7 @@ async def redeemed(request: web.Request, found: Opened, said: Answer) -> Answere
     Invalid, OutcomeUnknown, Unavailable.
     """
     desk, link = request.app[DESK], found.link
-    held, maker = [found], list[Standing]()
+    held, maker = [found], list[Standing | None]()
     before = [False]
 
     async def who() -> Standing:
@@ -135,7 +135,7 @@ def used(found: Opened, job: JobState, asked: ev.Request) -> bool:
     return any(by == mine and via is not None and via.channel == CHANNEL for by, via in said)
 
 
-def _open(found: Opened, job: JobState, asked: ev.Request, maker: Standing, now: Instant) -> None:
+def _open(found: Opened, job: JobState, asked: ev.Request, maker: Standing | None, now: Instant) -> None:
     """See that the link still opens the request. Raises Expired."""
     link, why = found.link, None
     if found.row.used_at is not None:
@@ -148,7 +148,7 @@ def _open(found: Opened, job: JobState, asked: ev.Request, maker: Standing, now:
         why = "settled"
     elif asked.revision != link.revision:
         why = "restated"
-    elif link.label is not None and not gives(asked, maker, link.audience):
+    elif link.label is not None and (maker is None or not gives(asked, maker, link.audience)):
         why = "maker"  # whoever gave it out may not answer any more
     if why is not None:
         raise Expired("link-void", "this link opens nothing any more", {"reason": why})
@@ -169,5 +169,7 @@ async def _holder(request: web.Request, found: Opened) -> Standing:
     return Standing(caller.principal, groups, rights(caller))
 
 
-async def _maker(request: web.Request, found: Opened) -> Standing:
-    return await member(request, found.link.tenant, found.row.created_by)
+async def _maker(request: web.Request, found: Opened) -> Standing | None:
+    """Who gave the link out, as he is now; None when he may answer nothing any more. Raises Unavailable."""
+    maker = await absent(request, found.link.tenant, found.row.created_by)
+    return maker if maker is not None and "answer" in maker.rights else None

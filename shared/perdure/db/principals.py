@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Row, Select, select, update
+from sqlalchemy import Row, Select, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.core.instant import Instant
@@ -143,6 +143,15 @@ async def find_key(conn: AsyncConnection, key_id: str) -> KeyRow | None:
     query: Select[Any] = select(*columns, tenants.c.disabled_at.label("tenant_disabled_at")).join(tenants)
     found = (await conn.execute(query.where(api_keys.c.id == key_id))).first()
     return None if found is None else _key(found)
+
+
+async def scopes_of(conn: AsyncConnection, tenant: Tenant, principal: Principal, now: Instant) -> list[tuple[str, ...]]:
+    """The scopes of each good key of `principal` (none of them: no narrowing). Empty: it has no good key."""
+    query: Select[Any] = select(api_keys.c.scopes).join(tenants).where(tenants.c.disabled_at.is_(None))
+    query = query.where(api_keys.c.tenant == tenant, api_keys.c.principal == principal, api_keys.c.revoked_at.is_(None))
+    good = or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now)
+    found = (await conn.execute(query.where(good))).all()
+    return [msgspec.json.decode(row.scopes, type=tuple[str, ...]) for row in found]
 
 
 async def note_use(conn: AsyncConnection, key_id: str, now: Instant) -> None:

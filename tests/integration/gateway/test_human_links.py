@@ -17,8 +17,9 @@ from perdure.core import event as ev
 from perdure.core.instant import Instant
 from perdure.db.engine import Database
 from perdure.db.groups import add_member, remove_member
-from perdure.db.principals import create_key, ensure_tenant
-from perdure.db.schema import answer_links
+from perdure.db.principals import create_key, ensure_tenant, revoke_key
+from perdure.db.schema import answer_links, api_keys
+from perdure.db.tenants import disable_tenant, enable_tenant
 from perdure.ids import Principal, Tenant
 from perdure.testing.clock import FakeClock
 from perdure.testing.hand import Hand
@@ -237,6 +238,41 @@ async def test_a_link_for_a_user_needs_that_user_s_key(
     useless = await hand.ask(name="b", assignees=ev.Assignees(users=("ann",)))
     refused = await bob.post((await minted(gateway.client, useless, "user:bob"))["url"], {"action": "approve"})
     assert (refused.status, refused.body["code"]) == (403, "not-assignee")
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired", "narrowed", "tenant disabled"])
+async def test_a_link_is_void_once_its_maker_has_no_key_that_may_answer(
+    gateway: Gateway, nobody: Any, hand: Hand, person: Person, database: Database, how: str
+) -> None:
+    asked = await hand.ask(assignees=ev.Assignees(users=("ann", "bob")))
+    bob, tenant, now = await person("bob", "answer", "read"), hand.ref.tenant, gateway.desk.clock.broker_now()
+    await person("bob", "read")  # stays good, and may not answer
+    link = await minted(bob, asked)
+    assert (await nobody.get(link["url"])).status == 200
+    _, first, _ = bob.key.split("_", 2)
+    async with database.transaction() as conn:
+        match how:
+            case "revoked":
+                await revoke_key(conn, tenant, first, now)
+            case "expired":
+                await conn.execute(update(api_keys).where(api_keys.c.id == first).values(expires_at=now))
+            case "narrowed":
+                await conn.execute(update(api_keys).where(api_keys.c.id == first).values(scopes='["read"]'))
+            case "tenant disabled":
+                await disable_tenant(conn, tenant, now)
+            case _:
+                raise AssertionError(how)
+    for refused in (
+        await nobody.get(link["url"], Accept="application/json"),
+        await nobody.post(link["url"], {"action": "approve"}),
+    ):
+        assert (refused.status, refused.body["code"], refused.body["reason"]) == (410, "link-void", "maker")
+    if how == "tenant disabled":
+        async with database.transaction() as conn:
+            await enable_tenant(conn, tenant)
+    else:
+        await person("bob", "answer")  # a rotated key is as good as the one before
+    assert (await nobody.post(link["url"], {"action": "approve"})).status == 200
 
 
 async def test_who_tries_somebody_else_s_link_is_audited_and_does_not_fill_the_records(
