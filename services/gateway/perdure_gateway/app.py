@@ -173,7 +173,7 @@ def make(
     app[keys.KEYS] = Keys(sql, service.clock, outage_seconds)
     app[keys.FLOWS] = FlowHeads(sql, service.clock, outage_seconds, partial(blob.get, bus))
     app[keys.MEMBERSHIPS] = Memberships(sql, service.clock, outage_seconds)
-    app[keys.SECRETS] = Secrets(sql)
+    app[keys.SECRETS] = Secrets(sql, service.clock, outage_seconds)
     app[keys.CURSORS] = Cursors(app[keys.SECRETS])
     app[keys.TRAIL], app[keys.REFUSALS] = Trail(bus, service.clock), Refusals(service.clock)
     app.cleanup_ctx.append(_trail)

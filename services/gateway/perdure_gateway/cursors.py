@@ -6,7 +6,6 @@ not expire.
 
 import base64
 import binascii
-import hmac
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
@@ -15,13 +14,13 @@ import msgspec
 
 from perdure.core import codec
 from perdure.db.page import PageKey
-from perdure.ids import Tenant
 from perdure_gateway.auth import Caller
 from perdure_gateway.problems import Problem
 from perdure_gateway.secrets import MAC_BYTES, Secrets
 
 FORMAT: Final = 1
 MAX_CHARS: Final = 1024
+PURPOSE: Final = "cursor"
 
 
 class _Cursor(msgspec.Struct, frozen=True, array_like=True):
@@ -39,7 +38,8 @@ class Cursors:
     async def write(self, caller: Caller, what: str, filters: Mapping[str, str], key: PageKey) -> str:
         """The cursor of the page of `what` behind `key`. Raises Unavailable."""
         body = msgspec.json.encode(_Cursor(FORMAT, key, _scope(caller, what, filters)))
-        return base64.urlsafe_b64encode(await self._mac(caller.tenant, body) + body).rstrip(b"=").decode()
+        mac = await self._secrets.sign(caller.tenant, PURPOSE, body)
+        return base64.urlsafe_b64encode(mac + body).rstrip(b"=").decode()
 
     async def read(self, caller: Caller, what: str, filters: Mapping[str, str], cursor: str) -> PageKey:
         """The key in a cursor of this list. Raises Problem (`invalid-cursor`: touched, or foreign), Unavailable."""
@@ -48,15 +48,12 @@ class Cursors:
         except (binascii.Error, ValueError):
             raise _refused() from None
         mac, body = raw[:MAC_BYTES], raw[MAC_BYTES:]
-        if len(cursor) > MAX_CHARS or not hmac.compare_digest(mac, await self._mac(caller.tenant, body)):
+        if len(cursor) > MAX_CHARS or not await self._secrets.signed(caller.tenant, PURPOSE, body, mac):
             raise _refused()
         found = msgspec.json.decode(body, type=_Cursor)  # signed, so it is one of ours
         if found.format != FORMAT or found.scope != _scope(caller, what, filters):
             raise _refused()
         return found.key
-
-    async def _mac(self, tenant: Tenant, body: bytes) -> bytes:
-        return await self._secrets.mac(tenant, "cursor", body)
 
 
 def _scope(caller: Caller, what: str, filters: Mapping[str, str]) -> str:

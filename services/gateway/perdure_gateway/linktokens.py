@@ -7,7 +7,6 @@ anything.
 
 import base64
 import binascii
-import hmac
 from typing import Final
 
 import msgspec
@@ -45,7 +44,7 @@ class Link(Struct, frozen=True, array_like=True):
 async def token_of(secrets: Secrets, link: Link) -> str:
     """The token of `link`. Raises NotFound, Unavailable."""
     body = msgspec.json.encode(link)
-    mac = await secrets.mac(link.tenant, PURPOSE, body)
+    mac = await secrets.sign(link.tenant, PURPOSE, body)
     return base64.urlsafe_b64encode(mac + body).rstrip(b"=").decode()
 
 
@@ -59,7 +58,7 @@ async def link_of(secrets: Secrets, token: str) -> Link:
         raise NotFound("no such link") from None
     if not is_token(said.tenant):
         raise NotFound("no such link")
-    if not hmac.compare_digest(raw[:MAC_BYTES], await secrets.mac(said.tenant, PURPOSE, body)):
+    if not await secrets.signed(said.tenant, PURPOSE, body, raw[:MAC_BYTES]):
         raise NotFound("no such link")
     if said.format != FORMAT:
         raise NotFound("a link of another version")

@@ -1,10 +1,12 @@
-"""Signatures by a tenant's own secret, which is read from SQL once: of what goes out to clients and comes back."""
+"""Signatures by a tenant's own secret: of what goes out to clients and comes back."""
 
 import hmac
 from typing import Final
 
-from perdure.db.principals import tenant_secret
+from perdure.clock import Clock
+from perdure.db.secrets import make_secret, secret_of
 from perdure.ids import Tenant
+from perdure_gateway.memory import Memory
 from perdure_gateway.sql import Sql
 
 MAC_BYTES: Final = 32
@@ -13,18 +15,35 @@ MAC_BYTES: Final = 32
 class Secrets:
     """The secrets of the tenants that this gateway has met."""
 
-    def __init__(self, sql: Sql) -> None:
+    def __init__(self, sql: Sql, clock: Clock, outage_seconds: float) -> None:
         self._sql = sql
-        self._secrets: dict[Tenant, bytes] = {}
+        self._memory: Memory[Tenant, bytes] = Memory(clock, outage_seconds, lambda: sql.away)
 
-    async def mac(self, tenant: Tenant, purpose: str, body: bytes) -> bytes:
-        """The HMAC-SHA256 of `body` under the tenant's key for `purpose`. Raises NotFound, Unavailable."""
-        return hmac.digest(await self._secret(tenant), f"{purpose}:".encode() + body, "sha256")
+    async def sign(self, tenant: Tenant, purpose: str, body: bytes) -> bytes:
+        """The HMAC-SHA256 of `body` for `purpose`, by the tenant's secret, which is made when it has none.
 
-    async def _secret(self, tenant: Tenant) -> bytes:
-        secret = self._secrets.get(tenant)
+        Raises NotFound for no tenant, Unavailable.
+        """
+        secret = await self._known(tenant)
         if secret is None:
             async with self._sql.writing() as conn:
-                secret = await tenant_secret(conn, tenant)
-            self._secrets[tenant] = secret
-        return secret
+                secret = await make_secret(conn, tenant)
+        return _mac(secret, purpose, body)
+
+    async def signed(self, tenant: Tenant, purpose: str, body: bytes, mac: bytes) -> bool:
+        """Whether `mac` is the tenant's own. Of a tenant without a secret, or of none, nothing is, and nothing is made:
+        whoever comes with a forgery costs one look. Raises Unavailable.
+        """
+        secret = await self._known(tenant)
+        return secret is not None and hmac.compare_digest(mac, _mac(secret, purpose, body))
+
+    async def _known(self, tenant: Tenant) -> bytes | None:
+        async def read() -> bytes | None:
+            async with self._sql.reading() as conn:
+                return await secret_of(conn, tenant)
+
+        return await self._memory.get(tenant, read)
+
+
+def _mac(secret: bytes, purpose: str, body: bytes) -> bytes:
+    return hmac.digest(secret, f"{purpose}:".encode() + body, "sha256")

@@ -78,20 +78,6 @@ async def known_tenants(conn: AsyncConnection, wanted: Sequence[Tenant]) -> set[
     return {Tenant(row.tenant) for row in found}
 
 
-async def tenant_secret(conn: AsyncConnection, tenant: Tenant) -> bytes:
-    """The 32 random bytes that are the tenant's own, made when they are first asked for. Needs a transaction.
-
-    They sign what goes out and comes back (cursors of lists) and never leave the services. Raises NotFound.
-    """
-    mine = tenants.c.tenant == tenant
-    new = secrets.token_hex(32)
-    await conn.execute(update(tenants).where(mine, tenants.c.secret.is_(None)).values(secret=new))
-    found = (await conn.execute(select(tenants.c.secret).where(mine))).first()
-    if found is None:
-        raise NotFound("no such tenant")
-    return bytes.fromhex(found[0])
-
-
 async def ensure_first_key(
     conn: AsyncConnection, tenant: Tenant, secret: str | None = None, *, now: Instant, principal: Principal = FIRST
 ) -> str | None:

@@ -19,11 +19,12 @@ from perdure.db.engine import Database
 from perdure.db.groups import add_member, remove_member
 from perdure.db.principals import create_key, ensure_tenant, revoke_key
 from perdure.db.schema import answer_links, api_keys
+from perdure.db.secrets import secret_of
 from perdure.db.tenants import disable_tenant, enable_tenant
 from perdure.ids import Principal, Tenant
 from perdure.testing.clock import FakeClock
 from perdure.testing.hand import Hand
-from perdure_gateway.keys import REFUSALS, REVOCATIONS, SECRETS
+from perdure_gateway.keys import REFUSALS, REVOCATIONS, SECRETS, SQL
 from perdure_gateway.linktokens import Link, token_of
 from perdure_gateway.rates import Buckets
 
@@ -419,6 +420,29 @@ async def test_a_link_that_was_touched_is_none(
     for refused in (await nobody.get(url), await nobody.post(url, {"action": "approve"})):
         assert refused.status == 404, how
     assert await log_bytes(hand) == before
+
+
+@pytest.mark.parametrize("there", ["a tenant without a secret", "no tenant"])
+async def test_a_forged_link_writes_nothing(
+    gateway: Gateway, nobody: Any, hand: Hand, database: Database, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    other = Tenant(f"{hand.ref.tenant}-b"[-32:])
+    if there == "a tenant without a secret":
+        async with database.transaction() as conn:
+            await ensure_tenant(conn, other, now=gateway.desk.clock.broker_now())
+    made = await minted(gateway.client, await hand.ask())
+    raw = base64.urlsafe_b64decode(made["url"].removeprefix("/r/") + "==")
+    link = msgspec.structs.replace(msgspec.json.decode(raw[32:], type=Link), tenant=other)
+    url = "/r/" + base64.urlsafe_b64encode(raw[:32] + msgspec.json.encode(link)).rstrip(b"=").decode()
+
+    def writing() -> None:
+        raise AssertionError("a forgery opens a transaction")
+
+    monkeypatch.setattr(gateway.app[SQL], "writing", writing)
+    for refused in (await nobody.get(url), await nobody.post(url, {"action": "approve"})):
+        assert refused.status == 404
+    async with database.read() as conn:
+        assert await secret_of(conn, other) is None
 
 
 async def test_a_proposal_is_edited_in_the_page(gateway: Gateway, nobody: Any, hand: Hand) -> None:
