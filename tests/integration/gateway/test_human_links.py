@@ -133,6 +133,17 @@ async def test_the_page_loads_nothing_and_is_kept_nowhere(gateway: Gateway, nobo
     assert (gone.status, gone.headers["Referrer-Policy"]) == (404, "no-referrer")
 
 
+@pytest.mark.parametrize("query", ["?utm_source=mail&utm_medium=a&utm_source=b", "?", "?x", "?fbclid=%00%ff"])
+async def test_a_link_opens_whatever_a_mailer_adds_to_it(gateway: Gateway, nobody: Any, hand: Hand, query: str) -> None:
+    link = await minted(gateway.client, await hand.ask())
+    for method in ("GET", "HEAD"):
+        assert (await nobody.call(method, link["url"] + query)).status == 200
+    page = (await nobody.get(link["url"] + query)).raw.decode()
+    assert 'name="action" value="approve"' in page
+    assert (await form(nobody, link["url"] + query, action="approve")).status == 200
+    assert (await nobody.post(link["url"] + query, {"action": "approve"})).body["replayed"] is True
+
+
 async def test_a_program_answers_by_a_link_with_json(gateway: Gateway, nobody: Any, hand: Hand) -> None:
     asked = await hand.ask(proposal={"amount": 1}, editable=("/amount",), assignees=ev.Assignees(users=("ann",)))
     link = await minted(gateway.client, asked)

@@ -1,4 +1,7 @@
-"""Answer links: GET and HEAD show what is asked and never decide, as mail scanners follow links; POST decides, once."""
+"""Answer links: GET and HEAD show what is asked and never decide, as mail scanners follow links; POST decides, once.
+
+Whatever stands in the query is passed over: mailers add parameters of their own to the links in a mail (`utm_source`).
+"""
 
 import re
 from collections.abc import Callable
@@ -30,7 +33,6 @@ _FORM: Final = re.compile(r"application/x-www-form-urlencoded\s*(;.*)?", re.ASCI
 @op(public=True, media=(HTML, JSON))
 async def show(request: web.Request) -> web.Response:
     """`GET /r/{token}`: what is asked, with a form; `Accept: application/json` for programs. Nothing is decided."""
-    bodies.query(request)
     plain = JSON in request.headers.get("Accept", "") and HTML not in request.headers.get("Accept", "")
     try:
         found = await _opened(request, "request.show")
@@ -47,7 +49,6 @@ async def show(request: web.Request) -> web.Response:
 @op(public=True, body=AnswerBody, media=(HTML, JSON))
 async def decide(request: web.Request) -> web.Response:
     """`POST /r/{token}`: answer by the link, as JSON or as the page's own form; the same again is 200."""
-    bodies.query(request)
     if _FORM.fullmatch(request.headers.get("Content-Type", "").strip()) is None:
         found = await _opened(request, "request.answer")
         said = said_in(await bodies.read(request, AnswerBody))
