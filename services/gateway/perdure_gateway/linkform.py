@@ -43,7 +43,7 @@ def posted(body: bytes) -> dict[str, list[str]]:
     for name, value in pairs:
         if "\0" in name or "\0" in value:
             raise Invalid([Fault("malformed", "must not contain U+0000", pointer="")])
-        found.setdefault(name, []).append(value.replace("\r\n", "\n"))
+        found.setdefault(name, []).append(_lines(value))
     return found
 
 
@@ -124,7 +124,7 @@ def _value(field: Field, texts: list[str]) -> Any:  # Any: a user's value
 
 def _proposal(asked: ev.Request, sent: Sent) -> Any:  # Any: a user's value
     text = _one(sent, "proposal")
-    if text is None or text == text_of(asked.proposal):
+    if text is None or _lines(text) == _lines(text_of(asked.proposal)):
         return UNSET
     return text if isinstance(asked.proposal, str) else _loaded(text, "/proposal")
 
@@ -204,6 +204,11 @@ def _lenient(text: str) -> Any:  # Any: a user's value
 
 def text_of(value: Any) -> str:  # Any: a user's value
     return value if isinstance(value, str) else _pretty(value)
+
+
+def _lines(text: str) -> str:
+    """`text` with the ends of lines that we keep: a browser sends all of them as CR LF, whatever they were."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _pretty(value: Any) -> str:  # Any: a user's value

@@ -470,6 +470,22 @@ async def test_a_proposal_is_edited_in_the_page(gateway: Gateway, nobody: Any, h
     assert (settled["proposal"], settled["edited"], settled["payload"]) == ("Dear Bob", True, [1])
 
 
+@pytest.mark.parametrize("text", ["one\r\ntwo\r\n", "one\ntwo", "one\rtwo", "\none\r\n\ntwo"])
+async def test_what_a_browser_makes_of_line_ends_is_no_edit(
+    gateway: Gateway, nobody: Any, hand: Hand, text: str
+) -> None:
+    asked = await hand.ask(proposal=text, editable=("",))
+    link = await minted(gateway.client, asked)
+    page = (await nobody.get(link["url"])).raw.decode()
+    digest = unescape(re.findall(r'name="proposal_digest" value="([^"]+)"', page)[0])
+    area = re.findall(r'<textarea name="proposal"[^>]*>\n(.*?)</textarea>', page, re.DOTALL)[0]
+    sent = re.sub(r"\r\n|\r|\n", "\r\n", unescape(area))  # HTML: a form's values have CR LF
+    done = await form(nobody, link["url"], action="approve", proposal_digest=digest, proposal=sent)
+    assert done.status == 200
+    settled = (await gateway.client.get(f"/api/inbox/{asked}")).body["settled"]
+    assert (settled["proposal"], settled.get("edited")) == (text, None)
+
+
 async def test_a_form_that_is_none_is_refused(gateway: Gateway, nobody: Any, hand: Hand) -> None:
     link = await minted(gateway.client, await hand.ask())
     for raw in (b"action=%ff", b"a=%00", b"\xff", b"action", b"&".join(b"a=1" for _ in range(1001))):
