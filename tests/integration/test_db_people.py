@@ -2,10 +2,10 @@
 
 from msgspec.structs import replace
 
-from perdure.core.instant import Instant
+from perdure.core.instant import Instant, later
 from perdure.db.engine import Database
 from perdure.db.groups import add_member, groups_of, list_groups, remove_member
-from perdure.db.links import LinkRow, add_link, get_link, mark_used, revoke_link
+from perdure.db.links import LinkRow, add_link, forget_links, get_link, mark_used, revoke_link
 from perdure.db.principals import ensure_tenant
 from perdure.ids import Principal, RequestId, Tenant
 
@@ -46,10 +46,10 @@ async def test_groups_come_in_pages(database: Database, tenant: Tenant) -> None:
     assert last.next is None
 
 
-async def test_a_link_is_used_once_and_ended_once(database: Database, tenant: Tenant) -> None:
-    link = LinkRow(
+def a_link(tenant: Tenant, number: int = 9) -> LinkRow:
+    return LinkRow(
         tenant=tenant,
-        link_id="01990000-0000-7000-8000-000000000009",
+        link_id=f"01990000-0000-7000-8000-{number:012}",
         request_id=RequestId("01990000-0000-7000-8000-000000000001_3"),
         revision=2,
         audience=Principal("link:board"),
@@ -58,6 +58,10 @@ async def test_a_link_is_used_once_and_ended_once(database: Database, tenant: Te
         created_by=ANN,
         expires_at=LATER,
     )
+
+
+async def test_a_link_is_used_once_and_ended_once(database: Database, tenant: Tenant) -> None:
+    link = a_link(tenant)
     async with database.transaction() as conn:
         await ensure_tenant(conn, tenant, now=NOW)
         await add_link(conn, link)
@@ -68,3 +72,17 @@ async def test_a_link_is_used_once_and_ended_once(database: Database, tenant: Te
             await revoke_link(conn, tenant, link.link_id, by=BOB if at == NOW else ANN, now=at)
         found = await get_link(conn, tenant, link.link_id)
     assert found == replace(link, used_at=NOW, revoked_at=NOW, revoked_by=BOB)
+
+
+async def test_the_links_that_expired_first_are_forgotten_and_no_others(database: Database, tenant: Tenant) -> None:
+    async with database.transaction() as conn:
+        await ensure_tenant(conn, tenant, now=NOW)
+        for number in range(5):
+            await add_link(conn, replace(a_link(tenant, number), expires_at=later(NOW, number)))
+        await mark_used(conn, tenant, a_link(tenant, 4).link_id, NOW)
+        assert await forget_links(conn, NOW, limit=9) == 0
+        assert await forget_links(conn, later(NOW, 3), limit=2) == 2
+        left = [n for n in range(5) if await get_link(conn, tenant, a_link(tenant, n).link_id) is not None]
+        assert left == [2, 3, 4]
+        assert await forget_links(conn, later(NOW, 3), limit=2) == 1
+        assert await forget_links(conn, later(NOW, 3), limit=2) == 0

@@ -22,6 +22,7 @@ from perdure.jobs.desk import Desk
 from perdure.service import Service
 from perdure_sweeper.duties.blobs import UnnamedBlobs
 from perdure_sweeper.duties.doorbells import LostDoorbells
+from perdure_sweeper.duties.links import OldLinks
 from perdure_sweeper.duties.listing import Listing
 from perdure_sweeper.duties.overdue import Overdue
 from perdure_sweeper.duties.reminders import Reminders
@@ -33,6 +34,7 @@ WAIT_SECONDS: Final = 0.3
 SETTLE_SECONDS: Final = 0.4  # the rows of a busy shard are written together, a few times a second
 RETENTION_SECONDS: Final = 60.0
 LISTING_SECONDS: Final = 60.0
+LINKS_SECONDS: Final = 3600.0
 CANARY_SECONDS: Final = 3600.0
 ALARM_SECONDS: Final = 1.0  # how long what is due is left to its alarm
 LOOK_SECONDS: Final = 600.0  # how often it is asked whether a daily duty is due
@@ -103,6 +105,7 @@ async def _work(bus: Bus, database: Database, service: Service, settings: Sweepe
                     "listing": (LISTING_SECONDS, Listing(database).run_once),
                     "retention": (RETENTION_SECONDS, retention.run_once),
                     "blobs": (LOOK_SECONDS, UnnamedBlobs(database, bus, clock, topology.shards).run_once),
+                    "links": (LINKS_SECONDS, OldLinks(database, clock, lambda: _clock_known(bus, clock)).run_once),
                     "canaries": (CANARY_SECONDS, lambda: purge_canaries(bus, topology.shards)),
                 }
                 for name, (seconds, once) in seldom.items():

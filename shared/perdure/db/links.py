@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, delete, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.core.instant import Instant
@@ -57,6 +57,13 @@ async def revoke_link(conn: AsyncConnection, tenant: Tenant, link_id: str, *, by
     one = (answer_links.c.tenant == tenant, answer_links.c.link_id == link_id)
     ended = update(answer_links).where(*one, answer_links.c.revoked_at.is_(None))
     await conn.execute(ended.values(revoked_at=now, revoked_by=by))
+
+
+async def forget_links(conn: AsyncConnection, before: Instant, *, limit: int) -> int:
+    """Forget up to `limit` links that expired before that; how many. Needs a transaction."""
+    key = (answer_links.c.tenant, answer_links.c.link_id)
+    old = select(*key).where(answer_links.c.expires_at < before).order_by(answer_links.c.expires_at).limit(limit)
+    return (await conn.execute(delete(answer_links).where(tuple_(*key).in_(old)))).rowcount
 
 
 def _json(names: tuple[str, ...]) -> str:
