@@ -155,6 +155,12 @@ async def test_commands_of_operators(
         assert await shell("jobs", "list", "--key", first["secret"]) == []
         await shell("tenants", "disable", "other")
         await shell("tenants", "disable", "nobody", code=Exit.NOT_THERE)
+        [turned] = await shell("tenants", "rotate", "other")
+        assert turned["before_until"] > turned["signs_at"]
+        await shell("tenants", "rotate", "other", code=Exit.CONFLICT)
+        [turned] = await shell("tenants", "rotate", "other", "--now")
+        assert set(turned) == {"tenant", "signs_at"}
+        await shell("tenants", "rotate", "nobody", code=Exit.NOT_THERE)
         tenants = {row["tenant"]: row.get("disabled_at") for row in await shell("tenants", "list")}
         assert tenants["main"] is None
         assert tenants["other"] is not None

@@ -1,10 +1,10 @@
-"""Signatures by a tenant's own secret: of what goes out to clients and comes back."""
+"""Signatures by a tenant's secrets: of what goes out to clients and comes back. A new one is seen within a minute."""
 
 import hmac
 from typing import Final
 
 from perdure.clock import Clock
-from perdure.db.secrets import make_secret, secret_of
+from perdure.db.secrets import TenantSecrets, make_secret, secrets_of
 from perdure.ids import Tenant
 from perdure_gateway.memory import Memory
 from perdure_gateway.sql import Sql
@@ -17,30 +17,32 @@ class Secrets:
 
     def __init__(self, sql: Sql, clock: Clock, outage_seconds: float) -> None:
         self._sql = sql
-        self._memory: Memory[Tenant, bytes] = Memory(clock, outage_seconds, lambda: sql.away)
+        self._clock = clock
+        self._memory: Memory[Tenant, TenantSecrets] = Memory(clock, outage_seconds, lambda: sql.away)
 
     async def sign(self, tenant: Tenant, purpose: str, body: bytes) -> bytes:
         """The HMAC-SHA256 of `body` for `purpose`, by the tenant's secret, which is made when it has none.
 
         Raises NotFound for no tenant, Unavailable.
         """
-        secret = await self._known(tenant)
-        if secret is None:
+        known = await self._known(tenant)
+        if known is None:
             async with self._sql.writing() as conn:
-                secret = await make_secret(conn, tenant)
-        return _mac(secret, purpose, body)
+                known = await make_secret(conn, tenant)
+        return _mac(known.signing(self._clock.broker_now()), purpose, body)
 
     async def signed(self, tenant: Tenant, purpose: str, body: bytes, mac: bytes) -> bool:
         """Whether `mac` is the tenant's own. Of a tenant without a secret, or of none, nothing is, and nothing is made:
         whoever comes with a forgery costs one look. Raises Unavailable.
         """
-        secret = await self._known(tenant)
-        return secret is not None and hmac.compare_digest(mac, _mac(secret, purpose, body))
+        known = await self._known(tenant)
+        good = () if known is None else known.good(self._clock.broker_now())
+        return any([hmac.compare_digest(mac, _mac(secret, purpose, body)) for secret in good])  # all of them are tried
 
-    async def _known(self, tenant: Tenant) -> bytes | None:
-        async def read() -> bytes | None:
+    async def _known(self, tenant: Tenant) -> TenantSecrets | None:
+        async def read() -> TenantSecrets | None:
             async with self._sql.reading() as conn:
-                return await secret_of(conn, tenant)
+                return await secrets_of(conn, tenant)
 
         return await self._memory.get(tenant, read)
 

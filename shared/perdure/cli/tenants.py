@@ -11,6 +11,7 @@ from perdure.cli.session import Exit, Printer
 from perdure.clock import SystemClock
 from perdure.config import DATA_FOLDER
 from perdure.db.principals import ensure_tenant
+from perdure.db.secrets import rotate_secret
 from perdure.db.tenants import disable_tenant, enable_tenant, list_tenants
 from perdure.errors import Fault, Invalid, Malformed
 from perdure.ids import Tenant
@@ -55,4 +56,28 @@ async def disable(
     async with transaction(data, database) as conn:
         await disable_tenant(conn, Tenant(tenant), SystemClock().broker_now())
     Printer(json).result({"tenant": tenant, "disabled": True}, lambda: f"{tenant}  disabled")
+    return Exit.DONE
+
+
+@app.command
+async def rotate(
+    tenant: Name,
+    /,
+    *,
+    now: Annotated[
+        bool, Parameter(negative="", help="Void at once all that was signed before: links and cursors of lists.")
+    ] = False,
+    database: Database = None,
+    data: Data = Path(DATA_FOLDER),
+    json: Json = False,
+) -> int:
+    """Give a tenant a new secret, by which links are signed. Links that are out stay good until they expire."""
+    async with transaction(data, database) as conn:
+        made = await rotate_secret(conn, Tenant(tenant), SystemClock().broker_now(), at_once=now)
+    said = {"tenant": tenant, "signs_at": made.signs_at}
+    what = "what was signed before is void within a minute"
+    if made.before_until is not None:
+        said["before_until"] = made.before_until
+        what = f"what was signed before is good until {made.before_until}"
+    Printer(json).result(said, lambda: f"{tenant}  signs with a new secret from {made.signs_at}; {what}")
     return Exit.DONE

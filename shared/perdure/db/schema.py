@@ -51,7 +51,10 @@ tenants: Final = Table(
     Column("tenant", TEXT, primary_key=True),
     Column("created_at", TEXT, nullable=False),
     Column("disabled_at", TEXT),
-    Column("secret", TEXT),  # 64 hex digits, made when first needed: what the gateways sign cursors with
+    Column("secret", TEXT),  # 64 hex digits, made when first needed: what the gateways sign with; `db.secrets`
+    Column("secret_signs_at", TEXT),
+    Column("secret_before", TEXT),
+    Column("secret_before_until", TEXT),
 )
 
 api_keys: Final = Table(

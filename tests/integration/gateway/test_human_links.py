@@ -14,12 +14,12 @@ from sqlalchemy import update
 
 from perdure.bus.audit import Record
 from perdure.core import event as ev
-from perdure.core.instant import Instant
+from perdure.core.instant import Instant, later
 from perdure.db.engine import Database
 from perdure.db.groups import add_member, remove_member
 from perdure.db.principals import create_key, ensure_tenant, revoke_key
 from perdure.db.schema import answer_links, api_keys
-from perdure.db.secrets import secret_of
+from perdure.db.secrets import OVERLAP_SECONDS, SPREAD_SECONDS, rotate_secret, secrets_of
 from perdure.db.tenants import disable_tenant, enable_tenant
 from perdure.ids import Principal, Tenant
 from perdure.testing.clock import FakeClock
@@ -453,7 +453,30 @@ async def test_a_forged_link_writes_nothing(
     for refused in (await nobody.get(url), await nobody.post(url, {"action": "approve"})):
         assert refused.status == 404
     async with database.read() as conn:
-        assert await secret_of(conn, other) is None
+        assert await secrets_of(conn, other) is None
+
+
+@pytest.mark.parametrize(
+    ("ago", "at_once", "good"),
+    [(0.0, False, True), (SPREAD_SECONDS + 5, False, True), (SPREAD_SECONDS + OVERLAP_SECONDS + 5, False, False),
+     (0.0, True, False)],
+    ids=["not yet signing", "signing", "overlap over", "at once"],
+)  # fmt: skip
+async def test_a_rotated_secret_leaves_links_and_cursors_good_or_voids_them(
+    gateway: Gateway, nobody: Any, hand: Hand, database: Database, ago: float, at_once: bool, good: bool
+) -> None:
+    asked = await hand.ask()
+    before = await minted(gateway.client, asked)
+    assert (await gateway.client.post("/api/keys", {"name": "a second"})).status == 201
+    page = (await gateway.client.get("/api/keys?limit=1")).body["next"]
+    rotated = later(gateway.desk.clock.broker_now(), -ago)
+    async with database.transaction() as conn:
+        await rotate_secret(conn, hand.ref.tenant, rotated, at_once=at_once)
+    gateway.app[SECRETS]._memory.forget(hand.ref.tenant)  # as a minute later
+    after = await minted(gateway.client, asked, "link:other")
+    assert (await nobody.get(before["url"])).status == (200 if good else 404)
+    assert (await nobody.get(after["url"])).status == 200
+    assert (await gateway.client.get(f"/api/keys?limit=1&cursor={page}")).status == (200 if good else 400)
 
 
 async def test_a_proposal_is_edited_in_the_page(gateway: Gateway, nobody: Any, hand: Hand) -> None:
