@@ -14,8 +14,9 @@ import structlog
 from aiohttp import web
 
 from perdure.clock import Chance, Clock
+from perdure.core.stream.adapter import StreamAdapter
 from perdure.core.stream.delta import RESET
-from perdure.core.stream.frame import Frame, StreamAdapter
+from perdure.core.stream.frame import Frame
 from perdure.errors import Unauthenticated, Unavailable, UnsupportedVersion
 from perdure_gateway.metrics import Metrics
 from perdure_gateway.revoke import Revocations
@@ -53,26 +54,29 @@ class Stream:
         offset: Callable[[], str],
         revocations: Revocations,
         metrics: Metrics,
+        adapter: StreamAdapter,
     ) -> None:
         self._request, self._clock, self._chance = request, clock, chance
         self._stopping, self._still_good = stopping, still_good
         self._offset, self._sent = offset, offset()
         self._revocations, self._metrics = revocations, metrics
+        self._adapter, self._manners = adapter, adapter.manners
         self._response = web.StreamResponse(headers=HEADERS)
         self._ends_at = clock.monotonic() + AGE_SECONDS + AGE_JITTER_SECONDS * (2 * chance.random() - 1)
         self._look_at = clock.monotonic() + AUTH_SECONDS
 
-    async def send(self, frames: AsyncGenerator[Frame], adapter: StreamAdapter) -> web.StreamResponse:
+    async def send(self, frames: AsyncGenerator[Frame]) -> web.StreamResponse:
         """Write `frames` to their end; the finished response. Everything that may be refused was refused before."""
         try:
             await self._response.prepare(self._request)
-            await self._write(f": perdure\nretry: {1000 + int(2000 * self._chance.random())}\n\n".encode())
+            if self._manners.retry:
+                await self._write(f": perdure\nretry: {1000 + int(2000 * self._chance.random())}\n\n".encode())
             reason = await self._pump(frames)
             self._metrics.closed.labels(reason or "done").inc()
             if reason is not None:
-                if reason == "drain":  # everybody comes back at once: spread them out
+                if reason == "drain" and self._manners.retry:  # everybody comes back at once: spread them out
                     await self._write(f"retry: {500 + int(9500 * self._chance.random())}\n\n".encode())
-                for frame in adapter.close(reason):
+                for frame in self._adapter.close(reason):
                     await self._write(frame.encode())
             await self._response.write_eof()
         except ConnectionError:
@@ -121,8 +125,10 @@ class Stream:
 
     async def _beat(self) -> None:
         """A comment, and where a filter hid what moved the offset, the offset alone: nothing that a reader sees."""
-        moved = self._offset()
-        await self._write(b": hb\n\n" if moved == self._sent else f": hb\n\nid: {moved}\n\n".encode())
+        moved, said = self._offset(), self._manners.heartbeat
+        if self._manners.moves and moved != self._sent:
+            said += f"id: {moved}\n\n".encode()
+        await self._write(said)
         self._sent = moved
 
     async def _overdue(self) -> str | None:

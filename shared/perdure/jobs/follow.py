@@ -9,9 +9,11 @@ Deltas go by `core.stream.reading`; what it misses is read from LIVE, together w
 """
 
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
+
+from msgspec import Struct
 
 from perdure import probe
 from perdure.bus.eventlog import EventLog, Stored
@@ -19,8 +21,9 @@ from perdure.bus.fanout import Fanout, Inbox, Lagged, LiveDelta, LiveEvent
 from perdure.clock import Clock
 from perdure.core import codec
 from perdure.core.event import TERMINAL, TYPE_OF, AnyEvent, JobSuspended, Status, type_of
+from perdure.core.stream.adapter import StreamAdapter
 from perdure.core.stream.delta import Said, read_delta
-from perdure.core.stream.frame import Frame, StreamAdapter
+from perdure.core.stream.frame import Frame
 from perdure.core.stream.offset import START, Offset
 from perdure.core.stream.reading import Hole, Reading, Reset, Show, Shown
 from perdure.errors import Expired, NotFound, Unavailable
@@ -31,6 +34,10 @@ AHEAD_SECONDS: Final = 0.25  # a delta is ahead of its event for so long: the ev
 AWAY_SECONDS: Final = 60.0  # the broker is away for so long: give up, the reader comes back with its offset
 AWAY_PAUSE: Final = 1.0
 UNTIL: Final = frozenset({"terminal", "suspended", "head", *TYPE_OF.values()})
+
+
+class CaughtUp(Struct, frozen=True):
+    """Everything that was there when the reader came is behind it; what follows is live."""
 
 
 class Follower:
@@ -70,31 +77,42 @@ class Follower:
         return not self._backlog and self.status in TERMINAL
 
     async def frames(self, until: str = "terminal") -> AsyncGenerator[Frame]:
-        """The frames from the offset on; ends after the terminal event, or earlier where `until` says so.
+        """The frames from the offset on; ends after the terminal event, where the protocol's stream ends (`ended`), or
+        earlier where `until` says so.
 
         `until`: `terminal`, `suspended` (a `job.suspended` with that status), `head` (what was there at the attach), or
         an event type. Raises Unavailable when the broker has been away for AWAY_SECONDS.
         """
+        live = False
         async with aclosing(self._entries(until == "head")) as entries:
             async for entry in entries:
-                match entry:
-                    case Stored():
-                        for frame in self._adapter.on_event(entry.body, entry.event):
+                live = live or isinstance(entry, CaughtUp)
+                for frame in self._frames_of(entry):
+                    yield frame
+                if live and self._adapter.ended:
+                    return
+                if isinstance(entry, Stored):
+                    if entry.event.status in TERMINAL:
+                        for frame in () if live else self._adapter.on_caught_up():
                             yield frame
-                        if entry.event.status in TERMINAL:
-                            return
-                        if _reached(until, entry):
-                            break
-                    case Reset():
-                        for frame in self._adapter.on_reset(entry):
-                            yield frame
-                    case Shown():
-                        for frame in self._adapter.on_delta(entry.said, entry.at):
-                            yield frame
+                        return
+                    if _reached(until, entry):
+                        break
         for frame in self._adapter.close("until"):
             yield frame
 
-    async def _entries(self, head_only: bool) -> AsyncGenerator[Stored | Show]:
+    def _frames_of(self, entry: Stored | Show | CaughtUp) -> Iterable[Frame]:
+        match entry:
+            case Stored():
+                return self._adapter.on_event(entry.body, entry.event)
+            case Reset():
+                return self._adapter.on_reset(entry)
+            case Shown():
+                return self._adapter.on_delta(entry.said, entry.at)
+            case CaughtUp():
+                return self._adapter.on_caught_up()
+
+    async def _entries(self, head_only: bool) -> AsyncGenerator[Stored | Show | CaughtUp]:
         """Events in order without gap or repeat, and behind them what is shown of the deltas."""
         while self._backlog:
             stored = self._backlog.popleft()
@@ -103,9 +121,11 @@ class Follower:
             yield stored
         probe.hit("follow.after_replay")
         if head_only:
+            yield CaughtUp()
             return
         for show in await self._joined():
             yield show
+        yield CaughtUp()
         probe.hit("follow.before_live")
         away_since: float | None = None
         behind = False

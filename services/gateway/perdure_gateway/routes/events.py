@@ -1,6 +1,5 @@
 """A job's events: live from any offset as server-sent events, a page of them, or the whole log as a download."""
 
-from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -11,25 +10,27 @@ from perdure.bus.fanout import Lagged, LiveEvent
 from perdure.core.event import TERMINAL, type_of
 from perdure.core.machine import fold
 from perdure.core.stream import withheld
-from perdure.core.stream.filter import Filtered, Types
+from perdure.core.stream.adapter import Attach
+from perdure.core.stream.filter import Types
 from perdure.core.stream.frame import Frame
 from perdure.core.stream.native import envelope
 from perdure.core.stream.offset import START, Offset, parse
+from perdure.core.stream.registry import adapter
 from perdure.errors import Expired, Malformed, NotFound
 from perdure.ids import JobId, JobRef
-from perdure.jobs.follow import UNTIL, attach, replay_to
-from perdure_gateway import answers, bodies, views
+from perdure.jobs.follow import UNTIL, replay_to
+from perdure_gateway import answers, bodies, streaming, views
 from perdure_gateway.auth import CALLER, Caller
-from perdure_gateway.keys import CHANCE, DESK, FANOUT, KEYS, LIMITS, METRICS, REVOCATIONS, SERVICE
+from perdure_gateway.keys import DESK, FANOUT, LIMITS, SERVICE
 from perdure_gateway.policy import op
 from perdure_gateway.problems import Problem
-from perdure_gateway.sse import HEADERS, Stream
+from perdure_gateway.sse import HEADERS
 
 MAX_PAGE_EVENTS: Final = 500
 MAX_PAGE_BYTES: Final = 1024 * 1024
 MAX_WAIT_SECONDS: Final = 30
 OFFSETS: Final = ("after", "starting_after")
-FILTERS: Final = ("types", "values", "deltas")
+FILTERS: Final[tuple[str, ...]] = ("types", "values", "deltas")
 KINDS: Final = ("text/event-stream", "application/jsonl", "application/json")
 
 
@@ -52,40 +53,14 @@ async def _stream(request: web.Request, ref: JobRef) -> web.StreamResponse:
         raise bodies.bad_parameter("until", "terminal, suspended, head or an event type")
     if query.get("gap", "snapshot") != "snapshot":
         raise bodies.bad_parameter("gap", "snapshot")
-    adapter = _filter(ref.job, request[CALLER], query)
-    app, service = request.app, request.app[SERVICE]
-    if service.stopping.is_set():
-        raise Problem("draining", "another gateway will answer", headers={"Retry-After": "1"})
-    metrics, began_at = app[METRICS], service.clock.monotonic()
-    attached = attach(app[DESK].eventlog, app[FANOUT], service.clock, ref, after, adapter)
-    with app[LIMITS].stream(request[CALLER].key_id), metrics.streams.labels("sse").track_inprogress():
-        try:
-            async with app[LIMITS].attaching():
-                follower = await attached.__aenter__()
-        except Expired as exc:
-            if exc.code != "offset-expired":
-                raise
-            return await _behind_a_gap(request, ref, exc, snapshot="gap" in query)
-        try:
-            if follower.exhausted:
-                return web.Response(status=204)
-            stream = Stream(
-                request,
-                service.clock,
-                app[CHANCE],
-                service.stopping,
-                lambda: app[KEYS].caller(request),
-                lambda: str(follower.offset),
-                app[REVOCATIONS],
-                metrics,
-            )
-            metrics.attach_seconds.observe(service.clock.monotonic() - began_at)
-            async with aclosing(follower.frames(until)) as frames:
-                return await stream.send(frames, adapter)
-        finally:
-            for what, count in follower.repairs.items():
-                metrics.repairs.labels(what).inc(count)
-            await attached.__aexit__(None, None, None)
+    options = {name: query[name] for name in FILTERS if name in query}
+    shown = adapter("native", Attach(job=ref.job, values=request[CALLER].may("values"), options=options))
+    try:
+        return await streaming.stream(request, ref, after, shown, until=until)
+    except Expired as exc:
+        if exc.code != "offset-expired":
+            raise
+        return await _behind_a_gap(request, ref, exc, snapshot="gap" in query)
 
 
 async def _page(request: web.Request, ref: JobRef) -> web.Response:
@@ -204,11 +179,6 @@ def _bounded(entries: list[Stored], limit: int) -> list[Stored]:
             break
         found.append(stored)
     return found
-
-
-def _filter(job: JobId, caller: Caller, query: dict[str, str]) -> Filtered:
-    deltas = bodies.flag(query, "deltas", default=True)
-    return Filtered(job, types=_types(query), deltas=deltas, values=_values(caller, query))
 
 
 def _types(query: dict[str, str]) -> Types | None:

@@ -1,4 +1,7 @@
-"""The native stream, narrowed: by type, without deltas, without users' values. Filters never renumber."""
+"""The native stream, narrowed: by type, without deltas, without users' values. Filters never renumber.
+
+Its options: `types` (see Types), `deltas` and `values` (`true`, `false`).
+"""
 
 from typing import Final
 
@@ -7,11 +10,12 @@ from msgspec.structs import replace
 from perdure.core.event import TYPE_OF, AnyEvent, type_of
 from perdure.core.stream import delta as deltas
 from perdure.core.stream import withheld
+from perdure.core.stream.adapter import Attach
 from perdure.core.stream.delta import Said
 from perdure.core.stream.frame import Frame
 from perdure.core.stream.native import Native
 from perdure.core.stream.offset import Offset
-from perdure.errors import Malformed
+from perdure.errors import Fault, Invalid, Malformed
 from perdure.ids import JobId
 
 TYPES: Final = frozenset(TYPE_OF.values()) | deltas.KINDS
@@ -40,6 +44,30 @@ class Types:
     def deltas(self) -> bool:
         """Whether deltas are among them."""
         return bool(self.names & deltas.KINDS)
+
+
+def opened(reader: Attach) -> Native:
+    """The native adapter for `reader`, as its options narrow it. Raises Invalid (`invalid-parameter`)."""
+    types, deltas, values = types_of(reader), flag(reader, "deltas"), flag(reader, "values") and reader.values
+    return Filtered(reader.job, types=types, deltas=deltas, values=values)
+
+
+def types_of(reader: Attach) -> Types | None:
+    """The types that `reader` wants, None for all. Raises Invalid (`invalid-parameter`)."""
+    if "types" not in reader.options:
+        return None
+    try:
+        return Types(reader.options["types"])
+    except Malformed as exc:
+        raise Invalid([Fault("invalid", str(exc), parameter="types")], "invalid-parameter") from None
+
+
+def flag(reader: Attach, name: str, *, default: bool = True) -> bool:
+    """An option that is `true` or `false`. Raises Invalid (`invalid-parameter`)."""
+    value = reader.options.get(name, "true" if default else "false")
+    if value not in ("true", "false"):
+        raise Invalid([Fault("invalid", "true or false", parameter=name)], "invalid-parameter")
+    return value == "true"
 
 
 class Filtered(Native):

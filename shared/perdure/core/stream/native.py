@@ -7,6 +7,7 @@ decided in `reading`.
 import msgspec
 
 from perdure.core.event import FORMAT, AnyEvent, type_of
+from perdure.core.stream.adapter import Manners
 from perdure.core.stream.delta import RESET, Said
 from perdure.core.stream.frame import Frame
 from perdure.core.stream.offset import Offset
@@ -21,6 +22,9 @@ def envelope(job: JobId, body: bytes) -> bytes:
 
 class Native:
     """The StreamAdapter of the native stream for one job and one reader. `deltas`: whether it wants any."""
+
+    ended = False  # only with the job, which stays open across its suspensions
+    manners = Manners()
 
     def __init__(self, job: JobId, *, deltas: bool = True) -> None:
         self._job = job
@@ -39,6 +43,10 @@ class Native:
         """`delta.reset`, with the offset of the last event: a reader that is cut behind it is told everything again."""
         said = {"v": FORMAT, "job_id": self._job, "type": RESET, "attempt": reset.attempt, "reason": reset.reason}
         return (Frame(str(reset.at), RESET, msgspec.json.encode(said)),)
+
+    def on_caught_up(self) -> tuple[Frame, ...]:
+        """Nothing: the log speaks for itself."""
+        return ()
 
     def close(self, reason: str) -> tuple[Frame, ...]:
         """`stream.close{reason}`."""
