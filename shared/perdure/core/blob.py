@@ -22,8 +22,10 @@ from perdure.ids import Digest
 
 # The members that hold users' values, each with the way to it.
 VALUES: Final[Mapping[type[AnyData], tuple[tuple[str, ...], ...]]] = {
-    ev.SubmittedData: (("input",),),
-    ev.StepCompletedData: (("result",),),
+    ev.SubmittedData: (("input",), ("sealed",)),
+    ev.StepCompletedData: (("result",), ("preview",)),
+    ev.StepFailedData: (("preview",),),
+    ev.MessageData: (("original",),),
     ev.OutputData: (("value",),),
     ev.ProgressData: (("data",),),
     ev.RequestedData: (("request", "proposal"), ("request", "on_timeout", "payload")),

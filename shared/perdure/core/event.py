@@ -63,12 +63,18 @@ class FlowRef(Part, frozen=True, kw_only=True):
 
 
 class Source(Part, frozen=True, kw_only=True):
-    """By which door a job came in."""
+    """By which door a job came in. The last members are those of Langflow's workflows API: how its client waits, the
+    protocol of its stream and whether that shows the graph, and which outputs it asked for.
+    """
 
     surface: Literal["native", "child", "schedule", "langflow", "agui"] = "native"
     schedule_id: str | None = None
     thread_id: str | None = None
     run_id: str | None = None
+    mode: Literal["sync", "stream", "background"] | None = None
+    protocol: str | None = None
+    graph_state: bool = False
+    output_ids: tuple[str, ...] = ()
 
 
 class Parent(Part, frozen=True, kw_only=True):
@@ -89,12 +95,15 @@ class Bell(Part, frozen=True, kw_only=True):
 
 
 class Failure(Part, frozen=True, kw_only=True):
-    """Why a step or a job failed. `message` holds ids and states, or the author's own words."""
+    """Why a step or a job failed. `message` holds ids and states, or the author's own words; `details` are names that
+    go with it (`error_type`, `package`).
+    """
 
     code: str
     message: str
     retryable: bool | None = None
     step: str | None = None
+    details: dict[str, str] = {}
 
 
 class Named(Part, frozen=True, kw_only=True):
@@ -243,7 +252,9 @@ class Outcome(Part, frozen=True, kw_only=True):
 
 
 class SubmittedData(Part, frozen=True, kw_only=True):
-    """`job.submitted`: everything that the job needs from outside, for ever."""
+    """`job.submitted`: everything that the job needs from outside, for ever. `sealed` are values that only a runner
+    with the master key can read (`perdure.seal`).
+    """
 
     flow: FlowRef
     input: UserValue = UNSET
@@ -262,6 +273,8 @@ class SubmittedData(Part, frozen=True, kw_only=True):
     effect_root: JobId | None = None
     traceparent: str | None = None
     input_ref: BlobRef | None = None
+    sealed: UserValue = None
+    sealed_ref: BlobRef | None = None
 
 
 class AttemptData(Part, frozen=True, kw_only=True):
@@ -293,7 +306,9 @@ class StepData(Part, frozen=True, kw_only=True):
 
 
 class StepCompletedData(StepData, frozen=True, kw_only=True):
-    """`step.completed`. With `output` this result is the terminal output of that name."""
+    """`step.completed`. With `output` this result is the terminal output of that name. `preview` is what Langflow's
+    stream shows of a component that was built.
+    """
 
     result: UserValue = UNSET
     started_at: Instant
@@ -303,10 +318,12 @@ class StepCompletedData(StepData, frozen=True, kw_only=True):
     output: Named | None = None
     usage: Usage | None = None
     result_ref: BlobRef | None = None
+    preview: UserValue = None
+    preview_ref: BlobRef | None = None
 
 
 class StepFailedData(StepData, frozen=True, kw_only=True):
-    """`step.failed`: either `retry_at` or `final`."""
+    """`step.failed`: either `retry_at` or `final`. `preview` as in `step.completed`."""
 
     error: Failure
     failures: int
@@ -316,6 +333,8 @@ class StepFailedData(StepData, frozen=True, kw_only=True):
     component: str | None = None
     retry_at: Instant | None = None
     final: bool = False
+    preview: UserValue = None
+    preview_ref: BlobRef | None = None
 
 
 class StepSkippedData(StepData, frozen=True, kw_only=True):
@@ -338,13 +357,16 @@ class OutputData(Part, frozen=True, kw_only=True):
 
 
 class MessageData(Part, frozen=True, kw_only=True):
-    """`message`: a chat message, whole."""
+    """`message`: a chat message, whole. `original` is Langflow's own record of it; `removed`: it was taken back."""
 
     message_id: str
     role: str
     text: str
     path: str = ""
     step: str | None = None
+    original: UserValue = None
+    original_ref: BlobRef | None = None
+    removed: bool = False
 
 
 class ProgressData(Part, frozen=True, kw_only=True):
@@ -502,11 +524,12 @@ class FailedData(Part, frozen=True, kw_only=True):
 
 
 class CancelledData(Part, frozen=True, kw_only=True):
-    """`job.cancelled`."""
+    """`job.cancelled`. `superseded_by`: the job that took its place."""
 
     fingerprint: Digest
     by: Principal | None = None
     reason: str | None = None
+    superseded_by: JobId | None = None
 
 
 class TimedOutData(Part, frozen=True, kw_only=True):

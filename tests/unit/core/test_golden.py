@@ -27,15 +27,20 @@ REQUEST = RequestId(f"{JOB}_3")
 ANN, BOB = Principal("user:ann"), Principal("user:bob")
 AT, LATER = Instant("2026-01-01T00:00:00.000Z"), Instant("2026-01-01T00:10:00.000Z")
 PRINT = Digest("f" * 64)
-ERROR = ev.Failure(code="step_failed", message="no", retryable=True, step="draft")
+ERROR = ev.Failure(
+    code="step_failed", message="no", retryable=True, step="draft", details={"error_type": "ValueError"}
+)
 USAGE = ev.Usage(input_tokens=12, output_tokens=34, model="scripted")
 VIA = ev.Via(channel="link", key_id="k1", link="lena", link_by=Principal("user:ann"))
 VOTE = ev.Vote(by=BOB, action="approve", payload_digest="p" * 64, at=AT, via=VIA, comment="fine")
 OUTCOME = ev.Outcome(do="answer", action="reject", payload={"why": "late"})
 BEFORE: Final = GOLDEN.with_name("events-before")  # as types were stored before they gained members
 USERS: Final = frozenset(
-    {"ui", "external_ids", "input", "result", "payload", "value", "outputs", "tags", "proposal", "defaults"}
+    {"ui", "external_ids", "input", "result", "payload", "value", "outputs", "tags", "proposal", "defaults", "details"}
 ) | {
+    "sealed",
+    "preview",
+    "original",
     "proposal_schema",
     "response_schema",
 }
@@ -50,7 +55,16 @@ SAMPLES: Final[dict[str, AnyData]] = {
         priority="high",
         deadline_at=LATER,
         fingerprint=PRINT,
-        source=ev.Source(surface="schedule", schedule_id="s1", thread_id="t1", run_id="r1"),
+        source=ev.Source(
+            surface="schedule",
+            schedule_id="s1",
+            thread_id="t1",
+            run_id="r1",
+            mode="stream",
+            protocol="langflow",
+            graph_state=True,
+            output_ids=("post",),
+        ),
         tags={"team": "docs"},
         on_behalf_of=BOB,
         session_id="chat-1",
@@ -59,6 +73,7 @@ SAMPLES: Final[dict[str, AnyData]] = {
         parent=ev.Parent(job_id=CHILD, step="sub", occurrence=1, path="/1.1", detached=True),
         effect_root=CHILD,
         traceparent="00-1-2-01",
+        sealed={"v": 1},
     ),
     "attempt.started": ev.AttemptData(
         runner=RunnerId("r1"),
@@ -87,6 +102,7 @@ SAMPLES: Final[dict[str, AnyData]] = {
         component="chat_model",
         output=ev.Named(name="post", kind="text"),
         usage=USAGE,
+        preview={"valid": True},
     ),
     "step.failed": ev.StepFailedData(
         **KEY,
@@ -98,10 +114,19 @@ SAMPLES: Final[dict[str, AnyData]] = {
         component="chat_model",
         retry_at=LATER,
         final=True,
+        preview={"valid": False},
     ),
     "step.skipped": ev.StepSkippedData(**KEY, reason="not_taken", component="text_output"),
     "output": ev.OutputData(name="report", occurrence=1, kind="table", value=None, path="/1.2", step="draft"),
-    "message": ev.MessageData(message_id="m1", role="assistant", text="é\n", path="/1.2", step="draft"),
+    "message": ev.MessageData(
+        message_id="m1",
+        role="assistant",
+        text="é\n",
+        path="/1.2",
+        step="draft",
+        original={"sender": "Machine"},
+        removed=True,
+    ),
     "progress": ev.ProgressData(
         name="pages", occurrence=1, path="/1.2", done=1.0, total=2.5, text="one", data={"page": 1}
     ),
@@ -184,14 +209,20 @@ SAMPLES: Final[dict[str, AnyData]] = {
     "child.ended": ev.ChildData(**KEY, job_id=CHILD, status=Status.FAILED, outputs={"report": None}, error=ERROR),
     "job.completed": ev.CompletedData(outputs={"post": "hello"}, fingerprint=PRINT, usage=USAGE),
     "job.failed": ev.FailedData(error=ERROR, failures=5, fingerprint=PRINT),
-    "job.cancelled": ev.CancelledData(fingerprint=PRINT, by=BOB, reason="stop"),
+    "job.cancelled": ev.CancelledData(fingerprint=PRINT, by=BOB, reason="stop", superseded_by=CHILD),
     "job.timed_out": ev.TimedOutData(deadline_at=LATER, fingerprint=PRINT),
 }
 REF: Final = ev.BlobRef(sha256=Digest("b" * 64), size_bytes=200_000, media_type="application/json")
 # The same with their users' values in blobs.
 REFERRING: Final[dict[str, AnyData]] = {
-    "job.submitted": replace(SAMPLES["job.submitted"], input=UNSET, input_ref=REF),
-    "step.completed": replace(SAMPLES["step.completed"], result=UNSET, result_ref=REF),
+    "job.submitted": replace(
+        SAMPLES["job.submitted"], input=UNSET, input_ref=REF, sealed=None, sealed_ref=REF
+    ),
+    "step.completed": replace(
+        SAMPLES["step.completed"], result=UNSET, result_ref=REF, preview=None, preview_ref=REF
+    ),
+    "step.failed": replace(SAMPLES["step.failed"], preview=None, preview_ref=REF),
+    "message": replace(SAMPLES["message"], original=None, original_ref=REF),
     "output": replace(SAMPLES["output"], value=UNSET, value_ref=REF),
     "progress": replace(SAMPLES["progress"], data=None, data_ref=REF),
     "input.requested": ev.RequestedData(

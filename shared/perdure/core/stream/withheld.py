@@ -12,7 +12,9 @@ import msgspec
 
 from perdure.core import codec
 
-VALUES: Final = frozenset({"input", "result", "value", "payload", "proposal", "defaults", "comment"})
+VALUES: Final = frozenset(
+    {"input", "sealed", "result", "preview", "original", "value", "payload", "proposal", "defaults", "comment"}
+)
 NAMED: Final = frozenset({"outputs"})  # objects whose members are users' values
 IN: Final = ("request", "outcome", "on_timeout", "settled")
 IN_EACH: Final = ("votes", "delegations", "errors", "comments")
