@@ -14,7 +14,8 @@ from perdure.bus import subject
 from perdure.bus.connection import Bus
 from perdure.bus.delivery import Delivery
 from perdure.bus.doorbell import INLINE_BYTES, Doorbells
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.bus.pull import Pull
 from perdure.bus.stream import Ask, leader_get, store
 from perdure.bus.subject import Priority

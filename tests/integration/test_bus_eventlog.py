@@ -8,7 +8,9 @@ from msgspec.structs import replace
 
 from perdure.bus import subject
 from perdure.bus.connection import Bus
-from perdure.bus.eventlog import EventLog, Stored, Unread
+from perdure.bus.entry import Stored, Unread
+from perdure.bus.eventlog import EventLog
+from perdure.bus.shards import Scanned
 from perdure.bus.stream import Read, direct_batch, store
 from perdure.core import codec
 from perdure.core import event as ev
@@ -169,7 +171,7 @@ async def test_a_scan_goes_through_a_shard_in_pieces(bus: Bus, eventlog: EventLo
     junk = await store(bus, f"ev.{shard}.{tenant}.{tolds[0].ref.job}", b"junk in a job's log")
     found: list[Stored | Unread] = []
     after = START
-    while batch := await eventlog.scan(shard, after, limit=2):
+    while batch := (await eventlog.shards.scan(shard, after, limit=2)).entries:
         assert len(batch) <= 2
         found += batch
         after = batch[-1].at
@@ -179,9 +181,15 @@ async def test_a_scan_goes_through_a_shard_in_pieces(bus: Bus, eventlog: EventLo
     unread = [(s.ref, s.at, s.why) for s in found if s.ref.tenant == tenant and isinstance(s, Unread)]
     assert unread == [(tolds[0].ref, junk, "broken")]
     assert [s.at for s in found] == sorted(s.at for s in found)
-    info = await eventlog.info(shard)
+    before = await eventlog.shards.extent(shard)
+    end = await store(bus, f"ev.{shard}.canary.canary", b"{}")
+    assert await eventlog.shards.scan(shard, after) == Scanned([], StreamSeq(end))
+    assert (await eventlog.shards.extent(shard)).grew_by_canaries(before)
+    await store(bus, f"ev.{shard}.{tenant}.junk", b"junk")
+    assert not (await eventlog.shards.extent(shard)).grew_by_canaries(before)
+    info = await eventlog.shards.info(shard)
     assert info.last >= after
-    assert info.created_at == await eventlog.created_at(shard)
+    assert info.created_at == await eventlog.shards.created_at(shard)
 
 
 async def test_a_log_with_junk_in_it_is_malformed_and_nobody_elses_suffers(

@@ -108,7 +108,12 @@ async def test_streams_that_are_not_declared_are_unavailable_not_empty(tmp_path:
         async with connect(bare) as bus:
             log = EventLog(bus, 8)
             told = Told(log, tenant)
-            for question in (log.tail(told.ref), log.look(told.ref, START), log.read(told.ref), log.scan(0, START)):
+            for question in (
+                log.tail(told.ref),
+                log.look(told.ref, START),
+                log.read(told.ref),
+                log.shards.scan(0, START),
+            ):
                 with pytest.raises(Unavailable):
                     await question
             with pytest.raises((Unavailable, OutcomeUnknown)):

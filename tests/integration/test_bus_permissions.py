@@ -105,8 +105,8 @@ async def test_a_sweeper_does_its_work(connect_as: ConnectAs, tenant: Tenant) ->
         log, doorbells = EventLog(bus, 8), Doorbells(bus)
         told = await Told(log, tenant).begin()
         async with news(bus, told.ref):
-            assert (await log.info(0)).created_at
-            await log.scan(0, told.at[0])
+            assert (await log.shards.info(0)).created_at
+            await log.shards.scan(0, told.at[0])
             await doorbells.ring(told.ref, Queue(tenant), "normal")
             assert await doorbells.exists(told.ref, Queue(tenant), "normal")
         await store(bus, f"audit.{tenant}.seal", b"{}")

@@ -3,7 +3,8 @@
 The ids are the same: an event's is its `seq`. What is appended to is not read from here: nothing follows an end.
 """
 
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.core import codec
 from perdure.db import archive
 from perdure.errors import Unavailable
@@ -19,7 +20,7 @@ class ArchivedLogs(EventLog):
     """
 
     def __init__(self, inner: EventLog, sql: Sql) -> None:
-        super().__init__(inner._bus, inner._shards)
+        super().__init__(inner._bus, inner._count)
         self._sql = sql
 
     async def read(self, ref: JobRef) -> list[Stored]:

@@ -9,7 +9,8 @@ from typing import Final
 
 import structlog
 
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.clock import Clock
 from perdure.core.instant import Instant, later
 from perdure.db.deletion import deleted_since

@@ -26,7 +26,7 @@ class Fullness:
         ratio, at = self._known.get(shard, (0.0, -FRESH_SECONDS))
         if now - at >= FRESH_SECONDS:
             try:
-                ratio = (await self._eventlog.info(shard)).fill_ratio
+                ratio = (await self._eventlog.shards.info(shard)).fill_ratio
             except Unavailable:
                 return False  # whoever appends will be told
             self._known[shard] = (ratio, now)

@@ -14,7 +14,8 @@ from perdure import probe
 from perdure.bus.belief import Lease
 from perdure.bus.delivery import Delivery
 from perdure.bus.doorbell import Doorbells
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.bus.heartbeat import Heartbeats
 from perdure.bus.inbox import Tell, reminded
 from perdure.clock import Chance, Clock

@@ -12,7 +12,7 @@ from perdure.bus import callbodies as said
 from perdure.bus.belief import Lease
 from perdure.bus.call import Calls
 from perdure.bus.delta import Deltas
-from perdure.bus.eventlog import Stored
+from perdure.bus.entry import Stored
 from perdure.clock import Chance, Clock
 from perdure.core import bounds, codec
 from perdure.core import event as ev

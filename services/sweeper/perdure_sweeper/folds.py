@@ -10,7 +10,8 @@ from typing import Final
 from msgspec import Struct
 
 from perdure.bus.audit import Record
-from perdure.bus.eventlog import EventLog, Stored, Unread
+from perdure.bus.entry import Stored, Unread
+from perdure.bus.eventlog import EventLog
 from perdure.bus.inbox import Kind, News
 from perdure.core import event as ev
 from perdure.core.comment import commented

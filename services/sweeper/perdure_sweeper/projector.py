@@ -19,7 +19,8 @@ from perdure import log as logs
 from perdure import probe
 from perdure.bus import subject as names
 from perdure.bus.connection import Bus
-from perdure.bus.eventlog import Stored
+from perdure.bus.entry import Stored
+from perdure.bus.shards import Extent
 from perdure.db import due, jobs, positions, requestrows
 from perdure.db.engine import Database
 from perdure.db.family import open_children
@@ -50,11 +51,12 @@ class Projector:
         self._folds = Folds(desk.eventlog)
         self._position: Position | None = None  # None: look, and check the stream, first
         self._at_end = False  # whether the last look found nothing
+        self._read_to: Extent | None = None  # how the stream was when nothing was left to project
         self._behind: StreamSeq | None = None  # where `announced` was found behind `applied`, waiting for who tells
 
     def recheck(self) -> None:
         """The broker was away: before the next step see whether the stream is still the same."""
-        self._position = None
+        self._position = self._read_to = None
 
     async def step(self) -> int:
         """Project one batch; how many entries it held, 0 at the end of the stream. Raises Unavailable: do it again."""
@@ -90,9 +92,13 @@ class Projector:
         """The next batch. At the end of the stream the leader is asked first whether there is more: reads, even of
         nothing, keep megabytes of a shard's last block in the broker's memory while one comes every few seconds.
         """
-        if self._at_end and (await self._eventlog.info(self.shard)).last <= position.applied:
+        extent = await self._eventlog.shards.extent(self.shard) if self._at_end else None
+        if extent is not None and self._read_to is not None and extent.grew_by_canaries(self._read_to):
             return ()
-        return await self._eventlog.scan(self.shard, position.applied, BATCH)
+        found = await self._eventlog.shards.scan(self.shard, position.applied, BATCH)
+        told_all = extent is not None and not found.entries and found.upto >= extent.last  # else a replica is behind
+        self._read_to = extent if told_all else None
+        return found.entries
 
     async def _commit(
         self, read_at: Position, batch: Sequence[Entry], folded: Mapping[JobRef, Folded | Stuck]
@@ -145,8 +151,8 @@ class Projector:
         if position is None or position.announced >= position.applied or position.announced != self._behind:
             self._behind = None if position is None else position.announced
             return
-        batch = await self._eventlog.scan(self.shard, position.announced, BATCH)
-        batch = [entry for entry in batch if entry.at <= position.applied]
+        found = await self._eventlog.shards.scan(self.shard, position.announced, BATCH)
+        batch = [entry for entry in found.entries if entry.at <= position.applied]
         folded = await Folds(self._eventlog).fold(batch)
         async with self._database.read() as conn:
             what = announcement(folded, await open_children(conn, parents_ended(folded)))
@@ -158,7 +164,7 @@ class Projector:
 
     async def _check(self) -> Position:
         """The position of the shard, set back to 0 in the next epoch when the stream is another one than it says."""
-        info = await self._eventlog.info(self.shard)
+        info = await self._eventlog.shards.info(self.shard)
         async with self._database.transaction() as conn:
             position = await positions.ensure(conn, self.shard, info.created_at)
         if position.stream_created_at != info.created_at:
@@ -173,7 +179,7 @@ class Projector:
         """Whether another event lies at `applied` than the one that was projected. A purged one is no sign of it."""
         if position.event_id is None:
             return False
-        return await self._eventlog.same(self.shard, position.applied, position.event_id) is False
+        return await self._eventlog.shards.same(self.shard, position.applied, position.event_id) is False
 
     async def _start_again(self, old: Position, created_at: str, announced: StreamSeq) -> Position:
         async with self._database.transaction() as conn:

@@ -9,7 +9,7 @@ from nats.aio.msg import Msg
 from perdure import log as logs
 from perdure.bus.connection import Bus
 from perdure.bus.doorbell import Doorbell, decode
-from perdure.bus.eventlog import Stored
+from perdure.bus.entry import Stored
 from perdure.bus.layout import SECOND
 from perdure.bus.subject import Priority, parse_work_subject
 from perdure.core import codec

@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from perdure.bus import subject as names
 from perdure.bus.connection import Bus
-from perdure.bus.eventlog import Stored
+from perdure.bus.entry import Stored
 from perdure.bus.stream import Ask, leader_get, store
 from perdure.bus.subject import WORK, Priority
 from perdure.core import event as ev

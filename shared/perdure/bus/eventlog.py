@@ -6,77 +6,34 @@ replicas. No answer means unknown, never no: `look` tells. What is decided on is
 direct read may be behind.
 """
 
-from typing import Final, Literal
-
-import msgspec
-from msgspec import Struct
+from typing import Final
 
 from perdure import log as logs
 from perdure.bus import subject as names
 from perdure.bus.blob import Blobs
-from perdure.bus.connection import REQUEST_SECONDS, Bus
-from perdure.bus.stream import Answer, Ask, Read, direct_batch, direct_get, leader_get, refusal, store
+from perdure.bus.connection import Bus
+from perdure.bus.entry import Stored, stored
+from perdure.bus.shards import Shards
+from perdure.bus.stream import Ask, direct_batch, direct_get, leader_get, store
 from perdure.core import codec
 from perdure.core.event import AnyEvent
-from perdure.core.instant import Instant, instant
-from perdure.errors import Malformed, Unavailable, UnsupportedVersion
-from perdure.ids import EventId, JobId, JobRef, StreamSeq
+from perdure.errors import Unavailable
+from perdure.ids import JobId, JobRef, StreamSeq
 
 BISECT_FROM: Final = 500  # events; a shorter log is read whole and skipped
 
 log = logs.get(__name__)
 
 
-class Stored(Struct, frozen=True):
-    """One event in its log: whose, its stream sequence, as it lies there, and decoded."""
-
-    ref: JobRef
-    at: StreamSeq
-    body: bytes
-    event: AnyEvent
-
-
-class Unread(Struct, frozen=True):
-    """A message in a job's log that is no event to us: `broken`, or `unsupported` (a newer version may read it)."""
-
-    ref: JobRef
-    at: StreamSeq
-    stored_at: Instant
-    why: Literal["broken", "unsupported"]
-
-
-class _State(Struct):
-    last_seq: int
-    first_seq: int
-    bytes: int = 0
-
-
-class _Config(Struct, frozen=True):
-    max_bytes: int = -1
-
-
-class _Info(Answer):
-    created: str = ""
-    state: _State | None = None
-    config: _Config = _Config()
-
-
-class ShardInfo(Struct, frozen=True):
-    """A shard's stream: its creation time, its first and last stream sequence, and how full it is."""
-
-    created_at: str
-    first: StreamSeq
-    last: StreamSeq
-    fill_ratio: float = 0.0  # of its `max_bytes`; 0 where there is no such bound
-
-
 class EventLog:
     """Every job's log, over one connection and the shard count that the streams were made with (`topology.compare`)."""
 
     def __init__(self, bus: Bus, shards: int) -> None:
-        self._bus, self._shards = bus, shards
+        self._bus, self._count = bus, shards
         self.blobs = Blobs(bus)
         """Where values lie that are too large for their events."""
+        self.shards = Shards(bus)
+        """The streams in which the logs lie, as a whole."""
 
     async def append(self, ref: JobRef, event: AnyEvent, after: StreamSeq, body: bytes | None = None) -> StreamSeq:
         """Append `event` if the job's log still ends at `after` (0: it is empty); the stream sequence it got. One try,
@@ -88,7 +45,7 @@ class EventLog:
         """
         headers = {"Nats-Expected-Last-Subject-Sequence": str(after)}
         encoded = codec.encode(event) if body is None else body
-        return await store(self._bus, names.event_subject(self._shards, ref), encoded, headers)
+        return await store(self._bus, names.event_subject(self._count, ref), encoded, headers)
 
     async def look(self, ref: JobRef, after: StreamSeq) -> list[Stored]:
         """Every event after the stream sequence `after`, from the leader. Raises Unavailable."""
@@ -96,7 +53,7 @@ class EventLog:
         found: list[Stored] = []
         at = after
         while (read := await leader_get(self._bus, stream, Ask(seq=at + 1, next_by_subj=subject))) is not None:
-            found.append(_stored(ref, read))
+            found.append(stored(ref, read))
             at = read.seq
         return found
 
@@ -104,14 +61,14 @@ class EventLog:
         """The last event, from the leader; None for an empty log. Raises Unavailable."""
         stream, subject = self._where(ref)
         read = await leader_get(self._bus, stream, Ask(last_by_subj=subject))
-        return None if read is None else _stored(ref, read)
+        return None if read is None else stored(ref, read)
 
     async def read(self, ref: JobRef) -> list[Stored]:
         """The whole log to its true end: the end from the leader, what lies before it from any replica.
 
         Raises Unavailable.
         """
-        last = await self.tail(ref)
+        last = await EventLog.tail(self, ref)  # the broker's, whatever else an heir may know
         found = [] if last is None else await self.upto(ref, last)
         if last is None or (found and found[-1].at >= last.at):
             return found
@@ -125,9 +82,9 @@ class EventLog:
         stream, subject = self._where(ref)
         if after_seq >= BISECT_FROM:
             reads = await direct_batch(self._bus, stream, subject, await self._find(ref, after_seq))
-            return [s for s in (_stored(ref, r) for r in reads) if s.event.seq > after_seq]
+            return [s for s in (stored(ref, r) for r in reads) if s.event.seq > after_seq]
         read = await direct_get(self._bus, stream, Ask(last_by_subj=subject))
-        found = [] if read is None else await self.upto(ref, _stored(ref, read))
+        found = [] if read is None else await self.upto(ref, stored(ref, read))
         return [s for s in found if s.event.seq > after_seq]
 
     async def upto(self, ref: JobRef, last: Stored) -> list[Stored]:
@@ -139,7 +96,7 @@ class EventLog:
         if (count := last.event.seq - 1) == 0:
             return [last]
         stream, subject = self._where(ref)
-        before = [_stored(ref, r) for r in await direct_batch(self._bus, stream, subject, 0, count)]
+        before = [stored(ref, r) for r in await direct_batch(self._bus, stream, subject, 0, count)]
         if before and before[-1].event.seq == count:
             return [*before, last]
         return before  # all there is when the log's beginning is purged, else what the replica has
@@ -153,53 +110,11 @@ class EventLog:
         stream, subject = self._where(ref)
         start = await self._find(ref, after_seq) if after_seq else StreamSeq(0)
         reads = await direct_batch(self._bus, stream, subject, start, most, batches=1)
-        return [s for s in (_stored(ref, r) for r in reads) if s.event.seq > after_seq]
-
-    async def scan(self, shard: int, after: StreamSeq, limit: int = 500) -> list[Stored | Unread]:
-        """Up to `limit` entries of any job's log of a shard after the stream sequence `after`; an empty list is the
-        end. One that cannot be read is told as such, so that it stops nobody else.
-
-        What lies in no job's log (a canary) is passed over. Raises Unavailable.
-        """
-        stream, subject = names.event_stream(shard), names.shard_filter(shard)
-        while True:
-            reads = await direct_batch(self._bus, stream, subject, after, limit)
-            if found := [entry for read in reads if (entry := _entry(read)) is not None]:
-                return found
-            if len(reads) < limit:
-                return []
-            after = reads[-1].seq
-
-    async def same(self, shard: int, at: StreamSeq, event: EventId) -> bool | None:
-        """Whether the event that lies at `at` is `event`, by the leader's word; None when nothing lies there (any
-        more). Raises Unavailable.
-        """
-        read = await leader_get(self._bus, names.event_stream(shard), Ask(seq=at))
-        if read is None:
-            return None
-        entry = _entry(read)
-        return isinstance(entry, Stored) and entry.event.id == event
-
-    async def info(self, shard: int) -> ShardInfo:
-        """When the stream of a shard was made and where it begins and ends. Raises Unavailable."""
-        name = names.event_stream(shard)
-        reply = await self._bus.ask(f"$JS.API.STREAM.INFO.{name}", b"", within=REQUEST_SECONDS)
-        info = msgspec.json.decode(reply, type=_Info)
-        if info.error is not None:
-            raise refusal(info.error, f"stream {name}")
-        if info.state is None:
-            raise Malformed(f"stream {name}: neither a state nor an error")
-        most = info.config.max_bytes
-        fill = info.state.bytes / most if most > 0 else 0.0
-        return ShardInfo(info.created, StreamSeq(info.state.first_seq), StreamSeq(info.state.last_seq), fill)
+        return [s for s in (stored(ref, r) for r in reads) if s.event.seq > after_seq]
 
     def shard_of(self, job: JobId) -> int:
         """The shard in which the log of a job lies. Raises Malformed."""
-        return names.shard_of(job, self._shards)
-
-    async def created_at(self, shard: int) -> str:
-        """When the stream of a shard was made: another time means another stream. Raises Unavailable."""
-        return (await self.info(shard)).created_at
+        return names.shard_of(job, self._count)
 
     async def _find(self, ref: JobRef, seq: int) -> StreamSeq:
         """A stream sequence behind which lie all events after the job's `seq`, and few before it. About 12 reads.
@@ -217,7 +132,7 @@ class EventLog:
             read = await direct_get(self._bus, stream, Ask(seq=middle + 1, next_by_subj=subject))
             if read is None:  # the leader has a later one
                 raise Unavailable(f"{stream} is behind")
-            found = _stored(ref, read)
+            found = stored(ref, read)
             if found.event.seq > seq:
                 high = middle
             else:
@@ -225,26 +140,5 @@ class EventLog:
         return StreamSeq(low)
 
     def _where(self, ref: JobRef) -> tuple[str, str]:
-        subject = names.event_subject(self._shards, ref)
-        return names.event_stream(names.shard_of(ref.job, self._shards)), subject
-
-
-def _stored(ref: JobRef, read: Read) -> Stored:
-    return Stored(ref, read.seq, read.body, codec.decode(read.body))
-
-
-def _entry(read: Read) -> Stored | Unread | None:
-    try:
-        ref = names.parse_event_subject(read.subject)
-    except Malformed:
-        if read.subject.split(".")[2] != names.CANARY:
-            log.error("not the log of a job", subject=read.subject, stream_seq=read.seq)
-        return None
-    if ref.tenant == names.CANARY:
-        return None
-    try:
-        return _stored(ref, read)
-    except UnsupportedVersion:
-        return Unread(ref, read.seq, instant(read.at), "unsupported")
-    except Malformed:
-        return Unread(ref, read.seq, instant(read.at), "broken")
+        subject = names.event_subject(self._count, ref)
+        return names.event_stream(names.shard_of(ref.job, self._count)), subject

@@ -6,7 +6,8 @@ import structlog
 from msgspec import Struct
 
 from perdure.bus.doorbell import Doorbells
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.clock import Clock
 from perdure.core.machine import JobState
 from perdure.errors import Unavailable

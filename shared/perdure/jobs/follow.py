@@ -16,7 +16,8 @@ from typing import Final
 from msgspec import Struct
 
 from perdure import probe
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.bus.fanout import Fanout, Inbox, Lagged, LiveDelta, LiveEvent
 from perdure.clock import Clock
 from perdure.core import codec

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Self
 
 from perdure import probe
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.clock import Clock
 from perdure.core import blob, codec
 from perdure.core.codec import INLINE_VALUE_BYTES

@@ -9,7 +9,8 @@ from typing import Final
 
 from msgspec import Raw, Struct
 
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.bus.fanout import Fanout
 from perdure.core.event import TERMINAL, Status
 from perdure.core.stream.frame import Frame

@@ -12,7 +12,7 @@ first. While the broker's time is not known nothing is declared over by it: the 
 from collections.abc import Awaitable, Callable
 
 from perdure import probe
-from perdure.bus.eventlog import Stored
+from perdure.bus.entry import Stored
 from perdure.core import event as ev
 from perdure.core.machine import JobState
 from perdure.core.request import asked_in, decided_by_time, values_of, with_values

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
-from perdure.bus.eventlog import Stored
+from perdure.bus.entry import Stored
 from perdure.core import event as ev
 from perdure.core.event import AnyData
 from perdure.core.instant import Instant

@@ -2,7 +2,8 @@
 
 from sqlalchemy import select
 
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.core import event as ev
 from perdure.core.event import AnyEvent
 from perdure.core.machine import fold
@@ -67,7 +68,7 @@ async def _logs(eventlog: EventLog, shards: int) -> dict[JobRef, list[AnyEvent]]
     logs: dict[JobRef, list[AnyEvent]] = {}
     for shard in range(shards):
         after = StreamSeq(0)
-        while batch := await eventlog.scan(shard, after):
+        while batch := (await eventlog.shards.scan(shard, after)).entries:
             after = batch[-1].at
             for entry in batch:
                 if isinstance(entry, Stored):

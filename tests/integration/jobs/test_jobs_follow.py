@@ -11,7 +11,8 @@ import pytest
 from perdure.bus.connection import Bus
 from perdure.bus.delta import Deltas
 from perdure.bus.doorbell import Doorbells
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.bus.fanout import Fanout, Frame, Inbox, Lagged, LiveDelta, LiveEvent
 from perdure.core.stream.frame import Frame as Shown
 from perdure.core.stream.native import Native

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from perdure import probe
 from perdure.bus.doorbell import Doorbells
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.clock import SystemClock
 from perdure.core import event as ev
 from perdure.core.alarm import Alarm

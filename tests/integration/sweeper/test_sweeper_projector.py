@@ -189,7 +189,7 @@ async def test_a_sweeper_at_the_end_reads_no_stream_until_there_is_more(
     """Reads keep blocks in the broker's memory."""
     told = await Told(own_eventlog, MAIN).begin(steps=3)
     one = projector(shard_of(told.ref.job, SHARDS))
-    assert [await one.step(), await one.step()] == [5, 0]
+    assert [await one.step() for _ in range(3)] == [5, 0, 0]
     reads: list[str] = []
     async with connect(own_nats_server, "admin") as bus:
         await bus.listen("$JS.API.DIRECT.GET.>", lambda message: reads.append(message.subject))

@@ -27,9 +27,7 @@ REQUEST = RequestId(f"{JOB}_3")
 ANN, BOB = Principal("user:ann"), Principal("user:bob")
 AT, LATER = Instant("2026-01-01T00:00:00.000Z"), Instant("2026-01-01T00:10:00.000Z")
 PRINT = Digest("f" * 64)
-ERROR = ev.Failure(
-    code="step_failed", message="no", retryable=True, step="draft", details={"error_type": "ValueError"}
-)
+ERROR = ev.Failure(code="step_failed", message="no", retryable=True, step="draft", details={"error_type": "ValueError"})
 USAGE = ev.Usage(input_tokens=12, output_tokens=34, model="scripted")
 VIA = ev.Via(channel="link", key_id="k1", link="lena", link_by=Principal("user:ann"))
 VOTE = ev.Vote(by=BOB, action="approve", payload_digest="p" * 64, at=AT, via=VIA, comment="fine")
@@ -215,12 +213,8 @@ SAMPLES: Final[dict[str, AnyData]] = {
 REF: Final = ev.BlobRef(sha256=Digest("b" * 64), size_bytes=200_000, media_type="application/json")
 # The same with their users' values in blobs.
 REFERRING: Final[dict[str, AnyData]] = {
-    "job.submitted": replace(
-        SAMPLES["job.submitted"], input=UNSET, input_ref=REF, sealed=None, sealed_ref=REF
-    ),
-    "step.completed": replace(
-        SAMPLES["step.completed"], result=UNSET, result_ref=REF, preview=None, preview_ref=REF
-    ),
+    "job.submitted": replace(SAMPLES["job.submitted"], input=UNSET, input_ref=REF, sealed=None, sealed_ref=REF),
+    "step.completed": replace(SAMPLES["step.completed"], result=UNSET, result_ref=REF, preview=None, preview_ref=REF),
     "step.failed": replace(SAMPLES["step.failed"], preview=None, preview_ref=REF),
     "message": replace(SAMPLES["message"], original=None, original_ref=REF),
     "output": replace(SAMPLES["output"], value=UNSET, value_ref=REF),

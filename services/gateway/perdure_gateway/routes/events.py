@@ -5,7 +5,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from perdure.bus.eventlog import Stored
+from perdure.bus.entry import Stored
 from perdure.bus.fanout import Lagged, LiveEvent
 from perdure.core.event import TERMINAL, type_of
 from perdure.core.machine import fold

@@ -4,7 +4,7 @@ from typing import Final
 
 from aiohttp import web
 
-from perdure.bus.eventlog import Stored
+from perdure.bus.entry import Stored
 from perdure.core.event import TERMINAL
 from perdure.core.stream.delta import read_delta
 from perdure.db.deletion import mark_deleted

@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from perdure.bus import subject as names
 from perdure.bus.connection import Bus
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.bus.wanted import is_armed
 from perdure.core import event as ev
 from perdure.core import verify
@@ -65,7 +66,7 @@ class Logs:
     async def shard(self, shard: int, since: Instant | None) -> None:
         """Every log of a shard; with `since` those that an event was appended to since then. Raises Unavailable."""
         after = StreamSeq(0)
-        while batch := await self._eventlog.scan(shard, after):
+        while batch := (await self._eventlog.shards.scan(shard, after)).entries:
             after = batch[-1].at
             await self._pace.spend()
             self._report.count("events", len(batch))

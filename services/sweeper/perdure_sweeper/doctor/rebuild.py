@@ -13,7 +13,8 @@ from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.bus.connection import Bus
-from perdure.bus.eventlog import EventLog, Stored
+from perdure.bus.entry import Stored
+from perdure.bus.eventlog import EventLog
 from perdure.db import positions
 from perdure.db.engine import Database
 from perdure.db.positions import Position
@@ -59,14 +60,14 @@ async def rebuild(database: Database, eventlog: EventLog, bus: Bus, shards: int,
 
 async def _shard(conn: AsyncConnection, eventlog: EventLog, shard: int, pace: Pace) -> Position:
     """Project a shard into the new tables; where it ends."""
-    info = await eventlog.info(shard)
+    info = await eventlog.shards.info(shard)
     async with conn.begin():
         known = await positions.ensure(conn, shard, info.created_at)
     position = replace(
         known, epoch=known.epoch + 1, applied=StreamSeq(0), event_id=None, stream_created_at=info.created_at
     )
     folds = Folds(eventlog, FOLDS)
-    while batch := await eventlog.scan(shard, position.applied):
+    while batch := (await eventlog.shards.scan(shard, position.applied)).entries:
         folded = await folds.fold(batch)
         async with conn.begin():
             await write_rows(conn, folded, position.epoch)
