@@ -27,6 +27,7 @@ from perdure_sweeper.duties.listing import Listing
 from perdure_sweeper.duties.overdue import Overdue
 from perdure_sweeper.duties.reminders import Reminders
 from perdure_sweeper.duties.retention import Keep, Retention
+from perdure_sweeper.duties.seals import SEALS_SECONDS, Seals
 from perdure_sweeper.projector import BATCH, Projector
 from perdure_sweeper.sweep import every, repeat
 
@@ -106,6 +107,7 @@ async def _work(bus: Bus, database: Database, service: Service, settings: Sweepe
                     "retention": (RETENTION_SECONDS, retention.run_once),
                     "blobs": (LOOK_SECONDS, UnnamedBlobs(database, bus, clock, topology.shards).run_once),
                     "links": (LINKS_SECONDS, OldLinks(database, clock, lambda: _clock_known(bus, clock)).run_once),
+                    "seals": (SEALS_SECONDS, Seals(bus, clock).run_once),
                     "canaries": (CANARY_SECONDS, lambda: purge_canaries(bus, topology.shards)),
                 }
                 for name, (seconds, once) in seldom.items():

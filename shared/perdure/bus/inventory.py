@@ -1,6 +1,7 @@
-"""What lies in the stream of blobs, and which blobs the logs name: for who collects or examines them.
+"""What lies in a stream, by its subjects; which blobs there are, and which of them the logs name: for who collects or
+examines them.
 
-Both are long reads, done once a day or by hand. Logs are read leniently: whatever looks like a blob's name in an event
+These are long reads, done once a day or by hand. Logs are read leniently: whatever looks like a blob's name in an event
 that this version cannot read counts as one.
 """
 
@@ -35,6 +36,7 @@ class Newest(Struct, frozen=True):
 
 
 class _State(Struct):
+    first_seq: int = 0
     subjects: dict[str, int] = {}
 
 
@@ -57,25 +59,43 @@ async def blobs(bus: Bus) -> dict[Name, int]:
     Raises Unavailable.
     """
     found: dict[Name, int] = {}
-    offset = 0
-    while True:
-        ask = msgspec.json.encode({"subjects_filter": "blob.>", "offset": offset})
-        info = msgspec.json.decode(await bus.ask(f"$JS.API.STREAM.INFO.{BLOB}", ask, within=SECONDS), type=_Info)
-        if info.error is not None:
-            if info.error.err_code == NO_STREAM:
-                return found
-            raise refusal(info.error, BLOB)
+    for subject in await subjects(bus, BLOB, "blob.>"):
+        try:
+            tenant, digest, chunk = names.parse_blob_subject(subject)
+        except Malformed:
+            continue
+        if tenant != names.CANARY:
+            found[tenant, digest] = max(chunk, found.get((tenant, digest), 0))
+    return found
+
+
+async def subjects(bus: Bus, stream: str, matching: str) -> list[str]:
+    """Every subject of a stream that matches, of which anything is there; none where there is no stream.
+
+    Raises Unavailable.
+    """
+    found: list[str] = []
+    while (info := await _info(bus, stream, {"subjects_filter": matching, "offset": len(found)})) is not None:
         page = info.state.subjects if info.state is not None else {}
-        for subject in page:
-            try:
-                tenant, digest, chunk = names.parse_blob_subject(subject)
-            except Malformed:
-                continue
-            if tenant != names.CANARY:
-                found[tenant, digest] = max(chunk, found.get((tenant, digest), 0))
-        offset += len(page)
-        if not page or offset >= info.total:
-            return found
+        found += page
+        if not page or len(found) >= info.total:
+            break
+    return found
+
+
+async def first_sequence(bus: Bus, stream: str) -> int:
+    """The sequence of the oldest message of a stream; of the next one where it holds none. Raises Unavailable."""
+    info = await _info(bus, stream, {})
+    return 1 if info is None or info.state is None else max(1, info.state.first_seq)
+
+
+async def _info(bus: Bus, stream: str, ask: dict[str, str | int]) -> _Info | None:
+    """What JetStream says of a stream; None when there is none."""
+    reply = await bus.ask(f"$JS.API.STREAM.INFO.{stream}", msgspec.json.encode(ask), within=SECONDS)
+    info = msgspec.json.decode(reply, type=_Info)
+    if info.error is not None and info.error.err_code != NO_STREAM:
+        raise refusal(info.error, stream)
+    return None if info.error is not None else info
 
 
 async def newest(bus: Bus, name: Name, highest: int) -> Newest | None:

@@ -98,6 +98,11 @@ def audit_subject(tenant: Tenant) -> str:
     return f"audit.{_token(tenant)}"
 
 
+def seal_subject(tenant: Tenant) -> str:
+    """Where the records of a tenant are sealed. Raises Malformed."""
+    return f"{audit_subject(tenant)}.seal"
+
+
 def revoke_subject(tenant: Tenant) -> str:
     """Where gateways tell each other what of a tenant's is no longer good. Raises Malformed."""
     return f"revoke.{_token(tenant)}"
