@@ -5,12 +5,12 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Row, Select, delete, exists, select, tuple_, update
+from sqlalchemy import Row, RowMapping, Select, delete, exists, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure.core.instant import Instant
-from perdure.db.schema import archive, flow_versions, flows, job_tags, jobs, requests, runners
-from perdure.ids import Digest, JobId, JobRef, Queue, RequestId, Tenant
+from perdure.db.schema import archive, flow_versions, flows, job_tags, jobs, request_assignees, requests, runners
+from perdure.ids import Digest, JobId, JobRef, Queue, Tenant
 
 PAGE: Final = 1000
 
@@ -66,11 +66,18 @@ async def archived_alone(conn: AsyncConnection) -> list[JobRef]:
     return [JobRef(Tenant(tenant), JobId(job)) for tenant, job in await conn.execute(query)]
 
 
-async def settled_requests(conn: AsyncConnection, ref: JobRef) -> dict[RequestId, tuple[str, int]]:
-    """Status and revision of each request in the rows of a job."""
-    query = select(requests.c.request_id, requests.c.status, requests.c.revision)
+async def requests_of(conn: AsyncConnection, ref: JobRef) -> dict[str, RowMapping]:
+    """The rows of a job's requests, by their ids."""
+    query = select(requests).where(requests.c.tenant == ref.tenant, requests.c.job_id == ref.job)
+    return {row["request_id"]: row for row in (await conn.execute(query)).mappings()}
+
+
+async def assignees_of(conn: AsyncConnection, ref: JobRef) -> list[RowMapping]:
+    """Whom the requests of a job ask, a row a name."""
+    same = (requests.c.tenant == request_assignees.c.tenant) & (requests.c.request_id == request_assignees.c.request_id)
+    query = select(request_assignees).join(requests, same)
     found = await conn.execute(query.where(requests.c.tenant == ref.tenant, requests.c.job_id == ref.job))
-    return {RequestId(request): (status, revision) for request, status, revision in found}
+    return list(found.mappings())
 
 
 async def queues(conn: AsyncConnection, seen_since: Instant) -> set[tuple[Queue, str]]:

@@ -25,6 +25,7 @@ LAST: Final = "9999-12-31T23:59:59.999Z"  # what a request without a deadline so
 SHARED: Final = ("status", "kind", "flow_id", "flow_name", "asked_at", "urgent_at", "overdue_at")  # by both tables
 KEPT: Final = ("tenant", "request_id", "job_id", "remind_at")  # of a row that is there
 
+Row = dict[str, object]
 RequestStatus = Literal["pending", "answered", "expired", "withdrawn"]
 
 
@@ -74,12 +75,11 @@ async def write(conn: AsyncConnection, jobs_of: Iterable[Asking]) -> None:
     """Write the rows of the changed requests, the last change of each. Only in the transaction, and behind the guard,
     that wrote the jobs' own rows.
     """
-    rows, asked = [], []
+    rows, asked = list[Row](), list[Row]()
     for job in jobs_of:
-        for change in {change.request.id: change for change in job.changes}.values():
-            row = _values(job, change)
-            rows.append(row)
-            asked += _asked(row, change.request)
+        of_one, whom_of_one = rows_of(job)
+        rows += of_one
+        asked += whom_of_one
     if not rows:
         return
     statement = insert(conn, requests)
@@ -91,9 +91,17 @@ async def write(conn: AsyncConnection, jobs_of: Iterable[Asking]) -> None:
     await _address(conn, [(row["tenant"], row["request_id"]) for row in rows], asked)
 
 
-async def _address(
-    conn: AsyncConnection, keys: Sequence[tuple[object, object]], asked: Sequence[dict[str, object]]
-) -> None:
+def rows_of(job: Asking) -> tuple[list[Row], list[Row]]:
+    """The rows of `requests` and `request_assignees` for the changed requests of a job, by the last change of each."""
+    rows, asked = list[Row](), list[Row]()
+    for change in {change.request.id: change for change in job.changes}.values():
+        row = _values(job, change)
+        rows.append(row)
+        asked += _asked(row, change.request)
+    return rows, asked
+
+
+async def _address(conn: AsyncConnection, keys: Sequence[tuple[object, object]], asked: Sequence[Row]) -> None:
     """Have the requests `keys` ask whom `asked` says, and nobody else."""
     same = request_assignees.c
     for n in range(0, len(keys), 200):  # SQLite takes a bounded number of parameters
@@ -145,12 +153,12 @@ def _tally(votes: Iterable[ev.VotedData | ev.Vote]) -> tuple[ev.Tally, ...]:
     return tuple(ev.Tally(action=action, digest=digest, votes=n) for (action, digest), n in counts.items())
 
 
-def _asked(row: dict[str, object], request: ev.Request) -> list[dict[str, object]]:
+def _asked(row: Row, request: ev.Request) -> list[Row]:
     shared = {name: row[name] for name in ("tenant", "request_id", *SHARED)}
     return [shared | {"who": storable(who)} for who in whom(request)]
 
 
-def _values(job: Asking, change: Change) -> dict[str, object]:
+def _values(job: Asking, change: Change) -> Row:
     request = change.request
     return {
         "tenant": job.ref.tenant,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -24,6 +25,7 @@ from perdure.clock import SystemClock
 from perdure.config import SweeperSettings
 from perdure.core import codec
 from perdure.core import event as ev
+from perdure.core.alarm import reminders_of
 from perdure.core.instant import later
 from perdure.db import jobs
 from perdure.db.engine import Database
@@ -157,6 +159,59 @@ async def test_rows_that_are_not_what_their_logs_say_are_found_and_made_anew(
     await made["running"].put(made["running"].story.step("s"))  # and a sweeper goes on with them
     await project()
     assert await mismatches(database, own_eventlog, SHARDS) == []
+
+
+WRONG_ROWS = [
+    ('UPDATE requests SET tags = \'{"team":"b"}\'', "request tags"),
+    ("UPDATE requests SET title = 'Other'", "request title"),
+    ("UPDATE requests SET votes = 7", "request votes"),
+    ("UPDATE requests SET overdue_at = NULL", "request overdue_at"),
+    ("UPDATE requests SET remind_at = NULL", "request remind_at"),
+    ("UPDATE requests SET remind_at = '2020-01-01T00:00:00.000Z'", "request remind_at"),
+    ("UPDATE requests SET remind_at = expires_at", "request remind_at"),
+    ("DELETE FROM request_assignees WHERE who = 'user:bob'", "request assignees"),
+    ("UPDATE request_assignees SET who = 'user:eve' WHERE who = 'user:bob'", "request assignees"),
+    ("UPDATE request_assignees SET status = 'answered'", "request assignees"),
+    ("DELETE FROM requests", "requests"),
+]
+
+
+async def test_a_request_that_lists_would_find_wrongly_is_found(
+    database: Database, told: Callable[..., Told], own_bus: Bus, desk: Desk, project: Project, examine: Examine
+) -> None:
+    one, now = told(), own_bus.clock.broker_now()
+    await one.put(one.story.submitted(deadline_seconds=30 * DAY))
+    await one.put(one.story.started())
+    asked = one.story.asked(expires_at=later(now, 7 * DAY))
+    await one.put(one.story.events[-1])
+    whole = replace(one.story.state.asked[asked], reminders=(60.0, DAY), assignees=ev.Assignees(users=("bob", "cy")))
+    await one.put(one.story.add(ev.RequestedData(request=replace(whole, revision=2))))
+    await one.put(one.story.suspended(ev.Waiting(kind="input", name="review", request_id=asked)))
+    await arm(desk.doorbells, one.ref, one.story.state, now)
+    await ensure_queue(own_bus, QUEUE, "normal", 10.0)
+    await project()
+    async with database.transaction() as conn:  # the first reminder was told
+        await conn.execute(
+            text("UPDATE requests SET remind_at = :then"), {"then": reminders_of(one.story.state.asked[asked])[1].at}
+        )
+    assert await examine() == []
+    for planted, wrong in WRONG_ROWS:
+        async with database.transaction() as conn:
+            await conn.execute(text(planted))
+        (found,) = await examine()
+        assert (found.area, found.text) == ("row", f"the row says otherwise than its log: {wrong}"), planted
+        assert [f.repaired for f in await examine(repair=True)] == [True]
+        assert await examine() == []
+
+
+async def test_what_the_release_before_left_to_be_completed_is_no_finding(
+    database: Database, told: Callable[..., Told], own_bus: Bus, desk: Desk, project: Project, examine: Examine
+) -> None:
+    await healthy(told, desk, own_bus, project)
+    async with database.transaction() as conn:
+        await conn.execute(text("UPDATE requests SET tags = NULL, overdue_at = NULL"))
+        await conn.execute(text("DELETE FROM request_assignees"))
+    assert await examine() == []
 
 
 async def test_a_lost_doorbell_and_a_lost_alarm_are_found_and_come_back(

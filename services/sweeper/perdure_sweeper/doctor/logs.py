@@ -22,12 +22,12 @@ from perdure.core.machine import JobState, fold
 from perdure.db import examine, jobs, positions
 from perdure.db.engine import Database
 from perdure.db.examine import Known
-from perdure.db.requestrows import changes
 from perdure.errors import BrokenLog, Malformed, UnsupportedVersion
 from perdure.ids import JobRef, StreamSeq
 from perdure.jobs.alarms import arm
 from perdure.jobs.desk import Desk
 from perdure.jobs.joblog import JobLog
+from perdure_sweeper.doctor.asked import wrong_requests
 from perdure_sweeper.doctor.report import Pace, Report
 from perdure_sweeper.duties.look import ring_if_runnable
 from perdure_sweeper.folds import Folds
@@ -187,7 +187,7 @@ class Logs:
         """How the row of a job is not what its log says; None when it is."""
         async with self._database.read() as conn:
             row, known = await jobs.get_row(conn, ref), await examine.one(conn, ref)
-            asked = await examine.settled_requests(conn, ref)
+            wrong_requests_of = await wrong_requests(conn, ref, log, self._desk.clock.broker_now())
         if known is not None and (known.purged_at is not None or known.deleted_at is not None):
             return None  # the archive's
         if state.submitted is None:
@@ -202,8 +202,7 @@ class Logs:
         wrong = [name for name, wanted in _wanted(state).items() if getattr(row, name) != wanted]
         if row.quarantined is not None:
             wrong.append("quarantined")
-        if asked != _requests(log):
-            wrong.append("requests")
+        wrong += wrong_requests_of
         return WrongRow(f"the row says otherwise than its log: {', '.join(wrong)}", row.seq) if wrong else None
 
     async def _wrong_alarms(self, ref: JobRef, state: JobState) -> list[str]:
@@ -244,14 +243,3 @@ def _wanted(state: JobState) -> dict[str, object]:
         "ready_at": ready_at(state), "deadline_at": None if state.submitted is None else state.submitted.deadline_at,
         "outputs": state.end.outputs if isinstance(state.end, ev.CompletedData) else None,
     }  # fmt: skip
-
-
-def _requests(log: list[Stored]) -> dict[str, tuple[str, int]]:
-    """Status and revision of each request, by the log."""
-    found: dict[str, tuple[str, int]] = {}
-    state = JobState()
-    for stored in log:
-        before, state = state, fold([stored.event], state)
-        for change in changes(before, stored.event, state):
-            found[change.request.id] = (change.status, change.request.revision)
-    return found
