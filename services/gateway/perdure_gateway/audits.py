@@ -22,7 +22,7 @@ from perdure.bus.connection import Bus
 from perdure.clock import Clock
 from perdure.errors import PerdureError, Unavailable
 from perdure.ids import Principal, Tenant
-from perdure_gateway.auth import CALLER
+from perdure_gateway.auth import CALLER, channel
 
 MOST_WAITING: Final = 20_000
 BATCH: Final = 256
@@ -48,15 +48,12 @@ class Trail:
         what: str,
         about: str,
         result: str = DONE,
-        *,
-        channel: str = "api",
         **facts: Any,  # Any: short values of JSON
     ) -> None:
         """Record what the caller of `request` did to `about`, or tried. Facts that are None are left out."""
         caller = request[CALLER]
-        self.put(
-            request, caller.tenant, caller.principal, what, about, result, caller.key_id, channel=channel, facts=facts
-        )
+        by = (caller.tenant, caller.principal)
+        self.put(request, *by, what, about, result, caller.key_id, channel=channel(request), facts=facts)
 
     def put(
         self,

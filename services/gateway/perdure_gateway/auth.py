@@ -1,7 +1,7 @@
 """Who calls: an API key becomes a Caller. Tenants come from here and from nowhere else."""
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 from aiohttp import web
 from msgspec import Struct
@@ -13,6 +13,7 @@ from perdure.ids import JobId, JobRef, Principal, Tenant
 from perdure_gateway.memory import Memory
 from perdure_gateway.sql import Sql
 
+CHANNEL: Final = "Perdure-Channel"
 _BEARER: Final = re.compile(rf"(?i:bearer) +({KEY.pattern})", re.ASCII)
 
 
@@ -31,6 +32,13 @@ class Caller(Struct, frozen=True):
     def job(self, job: str) -> JobRef:
         """A job of the caller's tenant; the id has passed the router's pattern."""
         return JobRef(self.tenant, JobId(job))
+
+
+def channel(request: web.Request) -> Literal["api", "cli"]:
+    """By which channel a caller with a key says that it acts: `api`, unless it is the command line. A label for people
+    who read the log, from which nothing follows; whatever else is said is passed over.
+    """
+    return "cli" if request.headers.getall(CHANNEL, []) == ["cli"] else "api"
 
 
 CALLER: Final = web.RequestKey("caller", Caller)

@@ -87,7 +87,7 @@ class Common:
         if url is None or key is None:
             hint = f"not set, and {self.data / 'client.json'} does not say it: start `perdure up`, or set it"
             raise Invalid([Fault("missing-setting", hint, parameter=name) for name in missing], code="invalid-settings")
-        return Client(url, key)
+        return Client(url, key, channel="cli")
 
     def printer(self) -> "Printer":
         """Where this command prints."""

@@ -31,15 +31,17 @@ class Caller:
         retry_seconds: float = 20.0,
         clock: Clock | None = None,
         chance: Chance | None = None,
+        channel: str | None = None,
     ) -> None:
         self.url = url.rstrip("/")
-        self._key, self._timeout, self._retry_seconds = key, timeout, retry_seconds
+        self._timeout, self._retry_seconds = timeout, retry_seconds
         self._clock, self._chance = clock or SystemClock(), chance or SystemChance()
+        self._headers = {"Authorization": f"Bearer {key}", "User-Agent": "perdure-python"}
+        self._headers |= {} if channel is None else {"Perdure-Channel": channel}
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
-        headers = {"Authorization": f"Bearer {self._key}", "User-Agent": "perdure-python"}
-        self._session = aiohttp.ClientSession(headers=headers)
+        self._session = aiohttp.ClientSession(headers=self._headers)
         return self
 
     async def __aexit__(

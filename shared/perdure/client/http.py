@@ -11,5 +11,5 @@ class Client(OutcomeCalls, FlowCalls, OperatorCalls):
     Errors are those of `perdure.errors`: Invalid, Unauthenticated, Forbidden, NotFound, Conflict, Expired,
     OutcomeUnknown, Unavailable, and ApiError for what nobody foresaw. `timeout` seconds bound one try, `retry_seconds`
     all tries of a call; each call may be repeated safely, so each is tried again while nothing answers, but those that
-    make a secret.
+    make a secret. `channel` is the label by which what somebody does with requests is recorded (`cli`; else `api`).
     """

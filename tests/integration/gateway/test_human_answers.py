@@ -119,6 +119,20 @@ async def test_nobody_answers_a_request_of_their_own_where_that_is_forbidden(
     assert (await answer(await person("bob"), asked)).status == 200
 
 
+@pytest.mark.parametrize(
+    ("said", "recorded"),
+    [(None, "api"), ("cli", "cli"), ("api", "api"), ("link", "api"), ("console", "api"), ("CLI", "api"), ("", "api")],
+)
+async def test_a_channel_is_a_label_of_two(
+    gateway: Gateway, hand: Hand, audited: Audited, said: str | None, recorded: str
+) -> None:
+    asked = await hand.ask()
+    headers = {} if said is None else {"Perdure-Channel": said}
+    done = await gateway.client.call("POST", f"/api/inbox/{asked}/answer", {"action": "approve"}, headers=headers)
+    assert (done.status, done.body["settled"]["via"]["channel"]) == (200, recorded)
+    assert [record.channel for record in await audited(1)] == [recorded]
+
+
 async def test_votes_add_up_and_the_last_one_is_the_answer(
     gateway: Gateway, hand: Hand, person: Person, audited: Audited
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from perdure.bus.audit import Record
 from perdure.cli.app import main
 from perdure.cli.session import Exit
 from perdure.core import event as ev
@@ -42,8 +43,9 @@ class Shell:
 
 
 async def test_people_at_the_command_line(
-    gateway: Gateway, hand: Hand, person: Person, project: Project, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
+    gateway: Gateway, hand: Hand, person: Person, project: Project, capsysbinary: pytest.CaptureFixture[bytes],
+    audited: Callable[[int], Awaitable[list[Record]]],
+) -> None:  # fmt: skip
     ann, bob = Shell(gateway.client, capsysbinary), Shell(await person("bob"), capsysbinary)
     await ann("groups", "add", "leads", "bob")
     assert [g["members"][0]["principal"] for g in await ann("groups", "list")] == ["user:bob"]
@@ -77,7 +79,9 @@ async def test_people_at_the_command_line(
     assert "1 for approve" in (await ann("answer", voted, "approve", json_=False))[0]
     await ann("answer", voted, "reject", "--comment", "no", code=Exit.CONFLICT)
     assert any("quorum   2, so far 1 approve" in line for line in await bob("inbox", "show", voted, json_=False))
-    assert (await bob("answer", voted, "approve"))[0]["status"] == "answered"
+    last = (await bob("answer", voted, "approve"))[0]
+    assert (last["status"], last["settled"]["via"]["channel"]) == ("answered", "cli")
+    assert {record.channel for record in await audited(12)} == {"cli"}
     await ann("groups", "rm", "leads", "bob")
     await ann("groups", "rm", "leads", "bob", code=Exit.NOT_THERE)
 

@@ -13,7 +13,7 @@ from perdure.jobs import human
 from perdure.jobs.answer import Answer, Answered, answer
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.acting import acting, judged, member
-from perdure_gateway.auth import CALLER
+from perdure_gateway.auth import CALLER, channel
 from perdure_gateway.keys import DESK, METRICS, TRAIL
 from perdure_gateway.policy import op
 from perdure_gateway.saying import AnswerBody, CommentBody, DelegateBody, WithdrawBody
@@ -102,7 +102,7 @@ def said_in(body: AnswerBody) -> Answer:
 
 def via(request: web.Request) -> ev.Via:
     """By which channel a caller with a key acts."""
-    return ev.Via(channel="api", key_id=request[CALLER].key_id)
+    return ev.Via(channel=channel(request), key_id=request[CALLER].key_id)
 
 
 def facts(done: Answered) -> dict[str, Any]:
