@@ -105,6 +105,21 @@ async def test_a_stream_that_breaks_goes_on_at_its_offset_and_yields_each_event_
     assert asked == ["0", "1", "1", "3"]
 
 
+@pytest.mark.parametrize(
+    ("reason", "said", "waited"),
+    [("drain", 7_000, 7.0), ("rotate", 4_000, 4.0), ("drain", 3_600_000, 15.0), ("upstream", 7_000, 0.25)],
+)
+async def test_readers_that_are_sent_away_come_back_when_they_were_told_to(
+    reason: str, said: int, waited: float
+) -> None:
+    begin, closed = b": perdure\nretry: 2000\n\n", f'event: stream.close\ndata: {{"reason":"{reason}"}}\n\n'.encode()
+    handler, asked = scripted((begin, event(1), f"retry: {said}\n\n".encode(), closed), (begin, event(2, "completed")))
+    async with serving(handler) as client:
+        assert await seqs(client) == [1, 2]
+        assert client._clock.monotonic() == waited
+    assert asked == ["0", "1"]
+
+
 async def test_a_hole_is_never_passed_on_but_filled_by_another_connection() -> None:
     handler, asked = scripted((event(1), event(3)), (event(2), event(3, "failed")))
     async with serving(handler) as client:

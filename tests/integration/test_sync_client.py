@@ -258,6 +258,37 @@ async def test_an_ordinary_function_that_answers_may_call_the_client_itself() ->
     assert [answer["action"] for answer in person.answers] == ["approve"]
 
 
+@pytest.mark.parametrize("kind", ["ordinary", "asynchronous"])
+async def test_a_function_that_answers_may_close_the_client_which_ends_its_own_call(
+    kind: str, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    person = Person("ask")
+    said: list[str] = []
+
+    def run(client: SyncClient) -> None:
+        def reply(request: HumanRequest) -> Reply:
+            client.close()
+            return Reply(action="approve")
+
+        async def later(request: HumanRequest) -> Reply:
+            return reply(request)
+
+        try:
+            client.run("n", on_request=reply if kind == "ordinary" else later, timeout=20)
+        except RuntimeError as exc:
+            said.append(str(exc))
+        client.close()  # waits for the end that was begun inside
+
+    async with serving(person.serve) as client:
+        caller = threading.Thread(target=run, args=(SyncClient(client.url, "pdr_k"),), daemon=True)
+        caller.start()
+        await eventually(lambda: not caller.is_alive())
+        assert len(person.answers) <= (kind == "asynchronous")  # it goes on to its next await
+        person.answered.set()  # else the server waits for its follower
+    assert said == ["it is closed"]
+    assert threads() == []
+
+
 async def test_an_asynchronous_function_answers_too_and_may_be_any_callable() -> None:
     class Asks:
         async def __call__(self, request: HumanRequest) -> Reply:

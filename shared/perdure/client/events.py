@@ -1,9 +1,10 @@
 """A job's events as one iterator: reconnects with its offset, yields every event once and in order, ends with the job.
 
 The offset is the id of the last frame that was yielded: `<seq>` of an event, `<seq>.<n>` of the n-th delta of its
-attempt. A connection that ends, stalls or shows a hole is replaced by one with `Last-Event-ID`; what comes twice is
-dropped by `seq` and `n`. After `delta.reset` the numbers of deltas count for nothing: everything that is still open is
-told again. Deltas are live words: some may be missing, and then a reset comes.
+attempt. A connection that ends, stalls or shows a hole is replaced by one with `Last-Event-ID`, after the time that a
+gateway named as it sent its readers away; what comes twice is dropped by `seq` and `n`. After `delta.reset` the numbers
+of deltas count for nothing: everything that is still open is told again. Deltas are live words: some may be missing,
+and then a reset comes.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -144,7 +145,7 @@ class EventStream:
         """
         failures, away_since = 0, self._clock.monotonic()
         while True:
-            parser = SseParser()
+            parser, sent_away = SseParser(), False
             try:
                 async with self._connect(self.offset) as response:
                     self.connections += 1
@@ -156,6 +157,7 @@ class EventStream:
                             yield frame
                         if _ends(frame):
                             return
+                        sent_away = _sends_away(frame)
             except Expired as exc:
                 if exc.code.startswith("offset-"):
                     raise StreamGap(exc.code, str(exc), exc.facts) from exc
@@ -165,6 +167,9 @@ class EventStream:
                     raise Unavailable(
                         f"the event stream could not be reached for {self._reconnect_seconds:g} s"
                     ) from exc
+            if sent_away and parser.retry_ms is not None:  # drawn there, so that not all come back at once
+                await self._clock.sleep(min(LAST_PAUSE, parser.retry_ms / 1000))
+                continue
             pause = min(LAST_PAUSE, FIRST_PAUSE * 2.0**failures)
             failures += 1
             await self._clock.sleep(pause * self._chance.random())
@@ -236,6 +241,11 @@ def _ends(frame: Frame) -> bool:
             return job is not None and job.status in _TERMINAL
         case _:
             return frame.seq is not None and _envelope(frame.data).status in _TERMINAL
+
+
+def _sends_away(frame: Frame) -> bool:
+    """Whether the gateway ends the stream for reasons of its own, and has said when to come back."""
+    return frame.type == "stream.close" and _envelope(frame.data).reason in ("drain", "rotate")
 
 
 def _envelope(data: bytes) -> _Envelope:

@@ -5,10 +5,15 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Generic, TypeVar
+from contextvars import ContextVar
+from typing import Any, Final, Generic, TypeVar
 
 H = TypeVar("H")
 T = TypeVar("T")
+
+# Whose calls this is part of, in their loops and in the threads that `asyncio.to_thread` gives them: a loop's end waits
+# for those, so they must not wait for it.
+_part_of: Final[ContextVar[tuple[object, ...]]] = ContextVar("_part_of", default=())
 
 
 class LoopThread(Generic[H]):
@@ -51,7 +56,7 @@ class LoopThread(Generic[H]):
         with self._order:
             if self._closing:
                 raise RuntimeError("it is closed")
-            done = asyncio.run_coroutine_threadsafe(call(), self._loop)
+            done = asyncio.run_coroutine_threadsafe(self._called(call), self._loop)
         try:
             return done.result()
         except CancelledError:
@@ -61,12 +66,17 @@ class LoopThread(Generic[H]):
             raise
 
     def close(self) -> None:
-        """Cancel what runs, leave `held`, end the thread. Again does nothing."""
+        """Cancel what runs, leave `held`, end the thread. Again waits for that end. Part of a call it does not wait."""
         with self._order:
             if not self._closing:
                 self._closing = True
                 self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join()
+        if self not in _part_of.get() and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    async def _called(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        _part_of.set((*_part_of.get(), self))
+        return await call()
 
     async def _main(self) -> None:
         self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()

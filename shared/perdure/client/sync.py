@@ -107,7 +107,7 @@ class SyncClient:
         self._client = Client(url, key, timeout=timeout, retry_seconds=retry_seconds, clock=clock, chance=chance)
         self._thread = LoopThread("perdure-client", self._client)
         self._lock = threading.Lock()
-        self._open = self._closed = False
+        self._started = self._closed = False
 
     @property
     def url(self) -> str:
@@ -120,10 +120,13 @@ class SyncClient:
         return self._closed
 
     def close(self) -> None:
-        """End what runs, the connections and the thread. Again does nothing; calls afterwards raise RuntimeError."""
+        """End what runs, the connections and the thread; calls afterwards raise RuntimeError. Again changes nothing.
+
+        In a function that a call of this client called (`on_request`) it ends that call, without waiting for it.
+        """
         with self._lock:
-            was_open, self._open, self._closed = self._open, False, True
-        if was_open:
+            self._closed = True
+        if self._started:
             self._thread.close()
 
     def __enter__(self) -> Self:
@@ -136,10 +139,10 @@ class SyncClient:
         with self._lock:
             if self._closed:
                 raise RuntimeError("this client is closed")
-            if not self._open:
+            if not self._started:
                 self._closed = True  # unless it starts: a thread that was interrupted there cannot start again
                 self._thread.start()
-                self._open, self._closed = True, False
+                self._started, self._closed = True, False
         return self._thread.run(call)
 
     submit = _blocking(Client.submit)
