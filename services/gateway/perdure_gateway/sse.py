@@ -2,7 +2,7 @@
 
 Nothing is compressed or buffered. A reader that takes nothing for WRITE_SECONDS is cut off: its offset brings it back.
 The stream also ends when the process drains, when it is old (so that readers spread over the gateways again), when the
-caller's key is no longer good, and when the broker stays away.
+caller's key is no longer good, when the job was deleted, and when the broker stays away.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from perdure.clock import Chance, Clock
 from perdure.core.stream.adapter import StreamAdapter
 from perdure.core.stream.delta import RESET
 from perdure.core.stream.frame import Frame
-from perdure.errors import Unauthenticated, Unavailable, UnsupportedVersion
+from perdure.errors import Expired, NotFound, PerdureError, Unauthenticated, Unavailable, UnsupportedVersion
 from perdure_gateway.metrics import Metrics
 from perdure_gateway.revoke import Revocations
 
@@ -40,8 +40,8 @@ class SlowReader(Exception):
 
 
 class Stream:
-    """One open stream. `still_good` raises Unauthenticated when the caller's key is no longer good, `offset` is where
-    the reader is behind the last frame.
+    """One open stream. `still_good` raises Unauthenticated when the caller's key is no longer good, and NotFound when
+    there is nothing to read any more; `offset` is where the reader is behind the last frame.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Stream:
             reason = await self._pump(frames)
             self._metrics.closed.labels(reason or "done").inc()
             if reason is not None:
-                if reason == "drain" and self._manners.retry:  # everybody comes back at once: spread them out
+                if reason in ("drain", "rotate") and self._manners.retry:  # all come back at once: spread them out
                     await self._write(f"retry: {500 + int(9500 * self._chance.random())}\n\n".encode())
                 for frame in self._adapter.close(reason):
                     await self._write(frame.encode())
@@ -115,12 +115,14 @@ class Stream:
                     return reason
         except Unavailable:
             return "upstream"
+        except (NotFound, Expired):
+            return "gone"
         except UnsupportedVersion:
             return "unsupported"  # an event of a later version: another gateway may know it
         finally:
             for task in (drained, following):
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, Unavailable, UnsupportedVersion):
+                with contextlib.suppress(asyncio.CancelledError, PerdureError):
                     await task
 
     async def _beat(self) -> None:
@@ -141,6 +143,8 @@ class Stream:
                 await self._still_good()
             except Unauthenticated:
                 return "auth"
+            except NotFound:
+                return "gone"
             except Unavailable:
                 pass  # SQL is away longer than keys are good without it: the reconnect will be told
         return None

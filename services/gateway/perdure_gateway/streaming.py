@@ -8,10 +8,11 @@ from aiohttp import web
 from perdure.core.stream.adapter import StreamAdapter
 from perdure.core.stream.frame import Frame
 from perdure.core.stream.offset import Offset
+from perdure.errors import NotFound
 from perdure.ids import JobRef
 from perdure.jobs.follow import Follower, attach
 from perdure_gateway.auth import CALLER
-from perdure_gateway.keys import CHANCE, DESK, FANOUT, KEYS, LIMITS, METRICS, REVOCATIONS, SERVICE
+from perdure_gateway.keys import CHANCE, DELETED, DESK, FANOUT, KEYS, LIMITS, METRICS, REVOCATIONS, SERVICE
 from perdure_gateway.problems import Problem
 from perdure_gateway.sse import Stream
 
@@ -50,15 +51,22 @@ async def stream(
                 return web.Response(status=204)
             metrics.attach_seconds.observe(service.clock.monotonic() - began_at)
             async with aclosing(follower.frames(until)) as frames:
-                return await _open(request, follower, adapter, frames)
+                return await _open(request, ref, follower, adapter, frames)
         finally:
             for what, count in follower.repairs.items():
                 metrics.repairs.labels(what).inc(count)
             await attached.__aexit__(None, None, None)
 
 
+async def _still_good(request: web.Request, ref: JobRef) -> None:
+    """Raises Unauthenticated, Unavailable, and NotFound when the job was deleted."""
+    await request.app[KEYS].caller(request)
+    if await request.app[DELETED].has(ref):
+        raise NotFound("no such job")
+
+
 async def _open(
-    request: web.Request, follower: Follower, adapter: StreamAdapter, frames: AsyncGenerator[Frame]
+    request: web.Request, ref: JobRef, follower: Follower, adapter: StreamAdapter, frames: AsyncGenerator[Frame]
 ) -> web.StreamResponse:
     app, service = request.app, request.app[SERVICE]
     opened = Stream(
@@ -66,7 +74,7 @@ async def _open(
         service.clock,
         app[CHANCE],
         service.stopping,
-        lambda: app[KEYS].caller(request),
+        lambda: _still_good(request, ref),
         lambda: str(follower.offset),
         app[REVOCATIONS],
         app[METRICS],

@@ -82,7 +82,8 @@ class Follower:
         earlier where `until` says so.
 
         `until`: `terminal`, `suspended` (a `job.suspended` with that status), `head` (what was there at the attach), or
-        an event type. Raises Unavailable when the broker has been away for AWAY_SECONDS.
+        an event type. Raises Unavailable when the broker has been away for AWAY_SECONDS, NotFound when the job was
+        deleted, Expired when events were missed that are kept no longer.
         """
         live = False
         async with aclosing(self._entries(until == "head")) as entries:
@@ -133,7 +134,7 @@ class Follower:
         while True:
             if behind:
                 try:
-                    missed = await self._eventlog.look(self._ref, self._at)
+                    missed = await self._missed()
                 except Unavailable:
                     now = self._clock.monotonic()
                     away_since = now if away_since is None else away_since
@@ -169,6 +170,20 @@ class Follower:
                         yield show
                 case None:
                     behind = True
+
+    async def _missed(self) -> list[Stored]:
+        """The events that were not heard, by the leader's word. Raises Unavailable; NotFound when the log is there no
+        longer, Expired when those events are not.
+        """
+        tail, seen = await self._eventlog.tail(self._ref), self.offset.seq
+        if tail is None:
+            raise NotFound("the job was deleted")
+        if tail.event.seq <= seen:
+            return []
+        found = await self._eventlog.look(self._ref, self._at)
+        if found and found[0].event.seq == seen + 1:
+            return found
+        return await replay_to(self._eventlog, self._ref, seen, tail.event.seq)  # purged meanwhile
 
     def _take(self, stored: Stored) -> list[Show]:
         self._at = stored.at
