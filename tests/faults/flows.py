@@ -104,6 +104,28 @@ async def journey(ctx: Context, text: str) -> dict[str, Any]:
     return {"said": said, "length": length, "grown": grown, "won": won, "action": answer.action}
 
 
+SPEECHES = 3
+WORDS = 12
+
+
+def speech(text: str, number: int) -> list[str]:
+    """What `chatter` says in its step of that occurrence, word by word."""
+    return [f"{text} {number}.{word}, " for word in range(1, WORDS + 1)]
+
+
+@workflow
+async def chatter(ctx: Context, text: str) -> str:
+    """Speaks for about nine seconds: words as they come, then the whole of each speech as a step's result."""
+
+    async def speak(number: int) -> str:
+        for word in speech(text, number):
+            ctx.delta(word)
+            await asyncio.sleep(0.25)
+        return "".join(speech(text, number))
+
+    return "".join([await ctx.step("speak", speak, number) for number in range(1, SPEECHES + 1)])
+
+
 @workflow
 async def stubborn(ctx: Context) -> str:
     """Is cancelled, and tidies up for longer than it is given."""
