@@ -22,7 +22,7 @@ from perdure.ids import Digest
 
 # The members that hold users' values, each with the way to it.
 VALUES: Final[Mapping[type[AnyData], tuple[tuple[str, ...], ...]]] = {
-    ev.SubmittedData: (("input",), ("sealed",)),
+    ev.SubmittedData: (("input",), ("sealed",), ("thread",)),
     ev.StepCompletedData: (("result",), ("preview",)),
     ev.StepFailedData: (("preview",),),
     ev.MessageData: (("original",),),

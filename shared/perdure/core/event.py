@@ -168,6 +168,7 @@ class Via(Part, frozen=True, kw_only=True):
     key_id: str | None = None
     link: str | None = None  # the label of the link that was used
     link_by: Principal | None = None  # who gave it out to somebody outside: the two are one voter
+    run_id: str | None = None  # the AG-UI run that said it
 
 
 class Quorum(Part, frozen=True, kw_only=True):
@@ -275,6 +276,8 @@ class SubmittedData(Part, frozen=True, kw_only=True):
     input_ref: BlobRef | None = None
     sealed: UserValue = None
     sealed_ref: BlobRef | None = None
+    thread: UserValue = None  # of an AG-UI run: `messages` and `state` as they were posted
+    thread_ref: BlobRef | None = None
 
 
 class AttemptData(Part, frozen=True, kw_only=True):

@@ -29,7 +29,7 @@ AT, LATER = Instant("2026-01-01T00:00:00.000Z"), Instant("2026-01-01T00:10:00.00
 PRINT = Digest("f" * 64)
 ERROR = ev.Failure(code="step_failed", message="no", retryable=True, step="draft", details={"error_type": "ValueError"})
 USAGE = ev.Usage(input_tokens=12, output_tokens=34, model="scripted")
-VIA = ev.Via(channel="link", key_id="k1", link="lena", link_by=Principal("user:ann"))
+VIA = ev.Via(channel="link", key_id="k1", link="lena", link_by=Principal("user:ann"), run_id="r1")
 VOTE = ev.Vote(by=BOB, action="approve", payload_digest="p" * 64, at=AT, via=VIA, comment="fine")
 OUTCOME = ev.Outcome(do="answer", action="reject", payload={"why": "late"})
 BEFORE: Final = GOLDEN.with_name("events-before")  # as types were stored before they gained members
@@ -37,6 +37,7 @@ USERS: Final = frozenset(
     {"ui", "external_ids", "input", "result", "payload", "value", "outputs", "tags", "proposal", "defaults", "details"}
 ) | {
     "sealed",
+    "thread",
     "preview",
     "original",
     "proposal_schema",
@@ -72,6 +73,7 @@ SAMPLES: Final[dict[str, AnyData]] = {
         effect_root=CHILD,
         traceparent="00-1-2-01",
         sealed={"v": 1},
+        thread={"messages": [{"id": "u1", "role": "user", "content": "hello"}], "state": {"theme": None}},
     ),
     "attempt.started": ev.AttemptData(
         runner=RunnerId("r1"),
@@ -213,7 +215,9 @@ SAMPLES: Final[dict[str, AnyData]] = {
 REF: Final = ev.BlobRef(sha256=Digest("b" * 64), size_bytes=200_000, media_type="application/json")
 # The same with their users' values in blobs.
 REFERRING: Final[dict[str, AnyData]] = {
-    "job.submitted": replace(SAMPLES["job.submitted"], input=UNSET, input_ref=REF, sealed=None, sealed_ref=REF),
+    "job.submitted": replace(
+        SAMPLES["job.submitted"], input=UNSET, input_ref=REF, sealed=None, sealed_ref=REF, thread=None, thread_ref=REF
+    ),
     "step.completed": replace(SAMPLES["step.completed"], result=UNSET, result_ref=REF, preview=None, preview_ref=REF),
     "step.failed": replace(SAMPLES["step.failed"], preview=None, preview_ref=REF),
     "message": replace(SAMPLES["message"], original=None, original_ref=REF),

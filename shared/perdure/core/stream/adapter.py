@@ -26,12 +26,12 @@ from typing import Protocol
 from msgspec import Struct
 
 from perdure.core import event as ev
-from perdure.core.event import AnyEvent
+from perdure.core.event import AnyEvent, UserValue
 from perdure.core.stream.delta import Said
 from perdure.core.stream.frame import Frame
 from perdure.core.stream.offset import START, Offset
 from perdure.core.stream.reading import Reset
-from perdure.ids import JobId
+from perdure.ids import Digest, JobId, Principal
 
 
 class Manners(Struct, frozen=True):
@@ -75,23 +75,27 @@ class StreamAdapter(Protocol):
         """The last words of a stream that ends without the job's end."""
 
 
-def everybody(_request: ev.Request) -> bool:
-    """A reader who may answer every request."""
+def everything(_asked: ev.Request) -> bool:
+    """Of a reader who may answer every request."""
     return True
 
 
 class Attach(Struct, frozen=True, kw_only=True):
     """One reader of one job: what an adapter is made of.
 
-    `after` is where the reader is; `thread_id` and `run_id` are its own names for what it follows, where its protocol
-    has such; `may_answer` says which open requests it may answer, looked up when it came; `options` are the protocol's
-    own, as texts; `values`: whether users' values are shown.
+    `after` is where the reader is; `values`: whether users' values are shown; `options` are the protocol's own, as
+    texts. Where a protocol has such things: `thread_id` and `run_id` are the reader's own names for what it follows,
+    `principal` is who it is and `may_answer` which open requests it may answer, looked up when it came; `blobs` are
+    values of `job.submitted` that lie outside of the log, `notices` what it is told once it has caught up.
     """
 
     job: JobId
     after: Offset = START
     values: bool = True
+    options: Mapping[str, str] = {}
     thread_id: str = ""
     run_id: str = ""
-    may_answer: Callable[[ev.Request], bool] = everybody
-    options: Mapping[str, str] = {}
+    principal: Principal = Principal("")
+    may_answer: Callable[[ev.Request], bool] = everything
+    blobs: Mapping[Digest, bytes] = {}
+    notices: tuple[UserValue, ...] = ()

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from perdure.core.stream import agui
 from perdure.core.stream import filter as native
 from perdure.core.stream.adapter import Attach, StreamAdapter
 from perdure.errors import NotFound
 
-ADAPTERS: Final[Mapping[str, Callable[[Attach], StreamAdapter]]] = {"native": native.opened}
+ADAPTERS: Final[Mapping[str, Callable[[Attach], StreamAdapter]]] = {"agui": agui.opened, "native": native.opened}
 
 
 def adapter(name: str, reader: Attach) -> StreamAdapter:

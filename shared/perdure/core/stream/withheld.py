@@ -13,7 +13,19 @@ import msgspec
 from perdure.core import codec
 
 VALUES: Final = frozenset(
-    {"input", "sealed", "result", "preview", "original", "value", "payload", "proposal", "defaults", "comment"}
+    {
+        "input",
+        "sealed",
+        "thread",
+        "result",
+        "preview",
+        "original",
+        "value",
+        "payload",
+        "proposal",
+        "defaults",
+        "comment",
+    }
 )
 NAMED: Final = frozenset({"outputs"})  # objects whose members are users' values
 IN: Final = ("request", "outcome", "on_timeout", "settled")
