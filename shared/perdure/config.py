@@ -5,12 +5,13 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from perdure.errors import Fault, Invalid
 from perdure.ids import is_token
 
 _ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?", re.ASCII)
+_MASTER: Final = re.compile(r"[a-z0-9-]{1,32}:[A-Za-z0-9+/]{43}=", re.ASCII)
 PREFIX: Final = "PERDURE_"
 DATA_FOLDER: Final = ".perdure"  # what `perdure up` uses where --data does not say otherwise
 # Read where they are used and by no service's settings: failpoints, the broker's binary, the parent to die with.
@@ -66,6 +67,13 @@ def _origin(value: str) -> str:
     return value
 
 
+def _master(value: SecretStr | None) -> SecretStr | None:
+    for part in value.get_secret_value().split(",") if value is not None else ():
+        if _MASTER.fullmatch(part.strip()) is None:
+            raise ValueError("each must be name:base64 of 32 bytes")
+    return value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -79,6 +87,7 @@ Origins = Annotated[tuple[Annotated[str, BeforeValidator(_origin)], ...], Before
 Priorities = Annotated[tuple[Literal["low", "normal", "high"], ...], BeforeValidator(_list), Field(min_length=1)]
 Addresses = Annotated[tuple[Address, ...], BeforeValidator(_addresses)]
 HealthAddress = Annotated[Address | None, BeforeValidator(_address)]
+MasterKey = Annotated[SecretStr | None, AfterValidator(_master)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Days = Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)]
@@ -162,7 +171,8 @@ class GatewaySettings(DatabaseSettings):
     """The gateway; its end waits for open requests. `sql_outage_seconds`: how long the keys and flows that it remembers
     stay good while the database is away. `cors_origins`: exact origins of browsers that may read answers.
     `rate_per_minute`: requests of one key. `connections_per_address`: not counted on loopback. `nats_replay_user`: who
-    answers `replay.*.*`, on a connection of its own.
+    answers `replay.*.*`, on a connection of its own. `master_key`: what seals overrides (`perdure.seal`). `langflow_…`:
+    of Langflow's workflows API.
     """
 
     host: str = "127.0.0.1"
@@ -173,11 +183,18 @@ class GatewaySettings(DatabaseSettings):
     connections_per_address: Annotated[int, Field(ge=1, le=20_000)] = 200
     nats_replay_user: str | None = None
     nats_replay_password: SecretStr | None = None
+    master_key: MasterKey = None
+    langflow_failed_status: Literal["ok", "legacy"] = "ok"
+    langflow_supersede: Literal["named", "always", "off"] = "named"
+    langflow_sync_timeout_seconds: Seconds = 300.0
+    langflow_stream_orphan_seconds: Seconds = 60.0
+    langflow_query_key: bool = True
 
 
 class RunnerSettings(NatsSettings):
     """A runner; its end waits for running steps. `slots`: jobs at the same time. `outbound_allow`: hosts and ports that
-    flows may ask although they are inside, plain or on another port than 443 and 8443.
+    flows may ask although they are inside, plain or on another port than 443 and 8443. `master_key`: what opens
+    overrides that were sealed with a job.
     """
 
     queues: Queues = ("default",)
@@ -189,6 +206,7 @@ class RunnerSettings(NatsSettings):
     model_key: SecretStr | None = None
     model_name: str | None = None
     outbound_allow: Addresses = ()
+    master_key: MasterKey = None
 
 
 class StreamSettings(DatabaseSettings):

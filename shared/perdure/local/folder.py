@@ -5,6 +5,7 @@ DATA/format.json   {data, perdure, nats_server}: which program may open the fold
 DATA/client.json   {url, key}, 0600: how the command line finds the gateway
 DATA/nats.json     {url, user, password, inbox_prefix}, 0600: for any NATS client, to follow the tenant's jobs
 DATA/operator.json {nats, nats_user, nats_password, database}, 0600: for `perdure doctor`
+DATA/master.key    the key that seals overrides (`perdure.seal`), 0600: whoever loses it loses them
 DATA/up.json       {pid, url, processes: {name: pid}}: who runs now
 DATA/nats/         the broker's store        DATA/perdure.db   SQLite
 """
@@ -23,6 +24,7 @@ from msgspec import Struct
 from perdure import __version__
 from perdure.clock import Clock
 from perdure.errors import PerdureError
+from perdure.seal import new_master_key
 
 DATA_FORMAT: Final = 1
 LOCK_SECONDS: Final = 5.0  # a killed supervisor's broker is gone within milliseconds; then the lock is free
@@ -185,6 +187,20 @@ class DataFolder:
     def write_operator(self, operator: OperatorFile) -> None:
         """Write how `perdure doctor` reaches broker and database (0600)."""
         self._write("operator.json", msgspec.json.encode(operator))
+
+    def master_key(self) -> str:
+        """The folder's master key, made when it is first needed (0600)."""
+        file = self.path / "master.key"
+        if not file.exists():
+            temporary = self.path / f".master.key.{os.getpid()}"
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            try:
+                os.write(fd, new_master_key().encode() + b"\n")
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            temporary.replace(file)
+        return file.read_text().strip()
 
     def write_up(self, up: UpFile) -> None:
         """Write who runs."""

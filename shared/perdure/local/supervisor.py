@@ -38,6 +38,7 @@ from perdure.service import Service
 log = logs.get(__name__)
 
 TENANT: Final = Tenant("main")  # the one that `up` makes
+MASTER_KEY: Final = "PERDURE_MASTER_KEY"
 WATCHER: Final = "watcher"  # the broker's user for people with a NATS client
 READY_LOOK_SECONDS: Final = 0.1
 WARN_SECONDS: Final = 10.0
@@ -201,6 +202,8 @@ class Supervisor:
             if kind is GatewaySettings:
                 replay = self._server.credentials["replay"]
                 flags |= {"nats_replay_user": replay.user, "nats_replay_password": replay.password}
+        if kind in (GatewaySettings, RunnerSettings) and not self._environ.get(MASTER_KEY):
+            flags["master_key"] = self._folder.master_key()
         settings = kind.load(self._environ, **flags)
         foreign = {k: v for k, v in self._environ.items() if not k.startswith(PREFIX) or k == "PERDURE_FAILPOINTS"}
         return Child(
