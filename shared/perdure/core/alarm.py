@@ -13,6 +13,8 @@ from perdure.core.machine import JobState
 from perdure.core.standing import joined
 from perdure.ids import RequestId, parse_request_id
 
+CLIENT_GONE: Final = "client_gone"
+ORPHAN_GRACE_SECONDS: Final = 5.0  # what a running job then has to end
 HORIZON_SECONDS: Final = 24 * 3600.0  # later instants are the sweeper's, else every job would keep its deadline in WORK
 _REMINDER: Final = re.compile(r"q([1-9][0-9]*)-r([1-9][0-9]*)")
 
@@ -36,7 +38,7 @@ def due(job: JobState, now: Instant) -> AnyData | None:
     """The first thing that time has decided by `now` and that is not in the log yet, as the event to append; else None.
 
     Called again after each append until it says None. The order: a cancel whose grace is over, the job's deadline, then
-    requests (their escalations, their end) and timers by their instant.
+    the client that has gone for good, requests (their escalations, their end) and timers by their instant.
     """
     if job.submitted is None or job.terminal:
         return None
@@ -47,6 +49,8 @@ def due(job: JobState, now: Instant) -> AnyData | None:
         )
     if job.submitted.deadline_at <= now:
         return ev.TimedOutData(deadline_at=job.submitted.deadline_at, fingerprint=fingerprint)
+    if job.cancel is None and (gone := orphan_at(job)) is not None and gone <= now:
+        return _orphaned(job)
     late = [(at, r.id) for r in job.asked.values() if (at := _moves_at(r)) is not None and at <= now]
     timers = [(at, w) for at, w in _timers(job) if at <= now]
     if late and (not timers or min(late)[0] <= min(at for at, _ in timers)):
@@ -151,6 +155,19 @@ def grace_end(job: JobState) -> Instant | None:
     return later(job.cancel_at, job.cancel.grace_seconds)
 
 
+def orphan_at(job: JobState) -> Instant | None:
+    """When a job ends whose client has left and does not come back; None while nobody is missed."""
+    return None if job.detached is None else later(job.detached.at, job.detached.seconds)
+
+
+def _orphaned(job: JobState) -> ev.CancelData | ev.CancelledData | None:
+    if job.detached is None or job.fingerprint is None:
+        return None
+    if job.status is Status.RUNNING:
+        return ev.CancelData(by=job.detached.by, grace_seconds=ORPHAN_GRACE_SECONDS, reason=CLIENT_GONE)
+    return ev.CancelledData(fingerprint=job.fingerprint, by=job.detached.by, reason=CLIENT_GONE)
+
+
 def _timers(job: JobState) -> list[tuple[Instant, ev.Waiting]]:
     """The instants at which a sleeping job's timers fire, without those that have fired."""
     if job.suspension is None:
@@ -194,6 +211,8 @@ def alarms(job: JobState, now: Instant) -> tuple[Alarm, ...]:
         found.append(Alarm("wake", wake))
     if (grace := grace_end(job)) is not None:
         found.append(Alarm("grace", grace))
+    elif (gone := orphan_at(job)) is not None:
+        found.append(Alarm("orphan", gone))
     for asked in job.asked.values():
         name = f"q{_seq(asked.id)}"
         if asked.expires_at is not None:
@@ -214,7 +233,7 @@ def next_due_at(job: JobState, reminded: Instant | None = None) -> Instant | Non
     """
     if job.submitted is None or job.terminal:
         return None
-    instants = [job.submitted.deadline_at, _wake(job), grace_end(job)]
+    instants = [job.submitted.deadline_at, _wake(job), grace_end(job) or orphan_at(job)]
     instants += [_moves_at(r) for r in job.asked.values()]
     if reminded is not None:
         instants += [at for r in job.asked.values() for _, at in _reminds_at(r) if at > reminded]
@@ -227,7 +246,8 @@ def decides_at(job: JobState) -> Instant | None:
     """The earliest instant from which on `due` says something, None when it never will: soft waits leave no event."""
     if job.submitted is None or job.terminal:
         return None
-    instants = [job.submitted.deadline_at, grace_end(job), *(_moves_at(r) for r in job.asked.values())]
+    instants = [job.submitted.deadline_at, grace_end(job) or orphan_at(job)]
+    instants += [_moves_at(r) for r in job.asked.values()]
     return min([i for i in instants if i is not None] + [at for at, _ in _timers(job)])
 
 

@@ -6,6 +6,8 @@ from perdure.core import event as ev
 from perdure.core.event import AnyEvent
 
 RETRY_NOW: Final = "$retry_now"
+DETACHED: Final = "$detached"  # the last client of a stream that the job lives for has left; see core.alarm
+ATTACHED: Final = "$attached"
 CauseKind = Literal["answer", "expiry", "withdrawal", "signal", "timer", "child"]
 
 

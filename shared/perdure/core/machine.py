@@ -8,10 +8,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.core import event as ev
-from perdure.core.cause import CauseKind, resolves
+from perdure.core.cause import ATTACHED, DETACHED, CauseKind, resolves
 from perdure.core.event import EVENT_OF, FORMAT, OPEN, TERMINAL, AnyData, AnyEvent, type_of
 from perdure.core.event import Status as S
 from perdure.core.instant import Instant
+from perdure.core.presence import Detached, missed
 from perdure.errors import BrokenLog
 from perdure.ids import Digest, EventId, RequestId
 
@@ -107,6 +108,7 @@ class JobState(Struct, frozen=True):
     outputs_ref: dict[str, ev.BlobRef] = {}  # those that are too large for an event; a name is in one of the two
     fired: frozenset[tuple[str, str | None, int | None]] = frozenset()  # keys of the timers that have fired
     progress: ev.ProgressData | None = None
+    detached: Detached | None = None
     end: ev.CompletedData | ev.FailedData | ev.CancelledData | ev.TimedOutData | None = None
     fingerprint: Digest | None = None
 
@@ -227,6 +229,8 @@ def _apply(now: JobState, event: AnyEvent, before: JobState) -> JobState:
             )
         case ev.TimerFired(data=data):
             return _caused(replace(now, fired=before.fired | {(data.path, data.name, data.occurrence)}), event)
+        case ev.SignalReceived(data=said) if said.name in (DETACHED, ATTACHED):
+            return replace(now, detached=missed(event.at, said))
         case ev.SignalReceived() | ev.ChildEnded():
             return _caused(now, event)
         case ev.CancelRequested(data=data):

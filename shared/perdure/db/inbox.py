@@ -88,7 +88,7 @@ class Count(Struct, frozen=True):
 
 
 PENDING: Final = InboxFilter()
-Order = Literal["urgency", "asked"]
+Order = Literal["urgency", "asked", "oldest"]
 
 
 async def get_request(conn: AsyncConnection, tenant: Tenant, request_id: RequestId) -> RequestRow | None:
@@ -108,7 +108,7 @@ async def list_requests(
     after: PageKey | None = None,
 ) -> Page[RequestRow]:
     """A page of a tenant's requests: by urgency (the next to expire first, those that never do last) or as asked
-    (newest first). `after` is the `next` of the page before.
+    (newest first, or `oldest`). `after` is the `next` of the page before.
     """
     rows = tuple(map(_row, (await conn.execute(page_query(tenant, narrow, order, limit, after))).all()))
     if len(rows) <= limit:
@@ -119,7 +119,7 @@ async def list_requests(
 
 def page_query(tenant: Tenant, narrow: InboxFilter, order: Order, limit: int, after: PageKey | None) -> Select[Any]:
     """The rows of a page, and one more where there is another page."""
-    name, newest = ("urgent_at", False) if order == "urgency" else ("asked_at", True)
+    name, newest = "urgent_at" if order == "urgency" else "asked_at", order == "asked"
 
     def first(found: FromClause, *conditions: ColumnElement[bool]) -> Select[Any]:
         at, request_id = found.c[name], found.c.request_id

@@ -21,7 +21,8 @@ DEADLINE_SECONDS: Final = 90 * 86_400.0  # every job has a deadline, so every wa
 class Submission(Struct, frozen=True, kw_only=True):
     """What is submitted, checked already: `input` fits the flow. `fingerprint` is that of the whole request.
 
-    `inside` are the definitions of the flows inside the flow: kept for as long as the job.
+    `inside` are the definitions of the flows inside the flow: kept for as long as the job. `id`: where a surface
+    derives ids by rules of its own. `sealed`: what only a runner with the master key reads.
     """
 
     tenant: Tenant
@@ -42,6 +43,8 @@ class Submission(Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     parent: ev.Parent | None = None
     effect_root: JobId | None = None  # None: the job's own id
+    id: JobId | None = None
+    sealed: Any = None  # a `perdure.seal.Sealed` as JSON
 
 
 class Accepted(Struct, frozen=True):
@@ -56,6 +59,8 @@ def job_id(submission: Submission) -> JobId:
     """The id that the job gets: derived from the call of the parent, or from the key, where there is one: the same call
     and the same key can only make one job.
     """
+    if submission.id is not None:
+        return submission.id
     if (parent := submission.parent) is not None:
         return child_job_id(parent.job_id, parent.path, parent.step, parent.occurrence)
     if submission.idempotency_key is None:
@@ -167,4 +172,5 @@ def _data(s: Submission, now: Instant) -> ev.SubmittedData:
         traceparent=s.traceparent,
         parent=s.parent,
         effect_root=s.effect_root,
+        sealed=s.sealed,
     )
