@@ -36,12 +36,14 @@ from perdure.ids import Digest, JobId, Principal
 
 class Manners(Struct, frozen=True):
     """How a protocol's stream behaves between its frames. `heartbeat` goes out while nothing is said; `retry`: the
-    reader is told when to come back; `moves`: a frame with nothing but an id moves its offset.
+    reader is told when to come back; `moves`: a frame with nothing but an id moves its offset; `headers` replace those
+    of the answer.
     """
 
     heartbeat: bytes = b": hb\n\n"
     retry: bool = True
     moves: bool = True
+    headers: Mapping[str, str] = {}
 
 
 class StreamAdapter(Protocol):

@@ -5,10 +5,15 @@ from typing import Final
 
 from perdure.core.stream import agui
 from perdure.core.stream import filter as native
+from perdure.core.stream import langflow
 from perdure.core.stream.adapter import Attach, StreamAdapter
 from perdure.errors import NotFound
 
-ADAPTERS: Final[Mapping[str, Callable[[Attach], StreamAdapter]]] = {"agui": agui.opened, "native": native.opened}
+ADAPTERS: Final[Mapping[str, Callable[[Attach], StreamAdapter]]] = {
+    "agui": agui.opened,
+    "langflow": langflow.opened,
+    "native": native.opened,
+}
 
 
 def adapter(name: str, reader: Attach) -> StreamAdapter:
