@@ -21,6 +21,7 @@ from perdure.db.engine import Database, open_database
 from perdure.errors import Unavailable
 from perdure.ids import JobId, JobRef, Principal
 from perdure.jobs.desk import Desk
+from perdure.seal import MasterKeys
 from perdure.service import Service
 from perdure_gateway import calls, entry, keys, policy, replays
 from perdure_gateway.audits import Trail
@@ -31,6 +32,8 @@ from perdure_gateway.deleted import DeletedJobs, ShownLogs
 from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.front import Front, Gate
 from perdure_gateway.fullness import Fullness
+from perdure_gateway.langflow.manner import DEFAULT_MANNER, Manner
+from perdure_gateway.langflow.seeing import SHAPES, Shapes
 from perdure_gateway.limits import Limits
 from perdure_gateway.memberships import Memberships
 from perdure_gateway.metrics import Metrics
@@ -45,6 +48,8 @@ from perdure_gateway.routes import (
     inbox,
     job_acts,
     jobs,
+    langflow_acts,
+    langflow_jobs,
     link_pages,
     links,
     replies,
@@ -68,6 +73,8 @@ RESOURCES: Final = (
     groups,
     flows,
     runtime,
+    langflow_jobs,
+    langflow_acts,
     key_routes,
     service_routes,
     health,
@@ -122,6 +129,8 @@ async def _adapters(settings: GatewaySettings, service: Service) -> AsyncIterato
             settings.sql_outage_seconds,
             origins=settings.cors_origins,
             rate_per_minute=settings.rate_per_minute,
+            langflow=Manner.of(settings),
+            master_keys=MasterKeys(None if settings.master_key is None else settings.master_key.get_secret_value()),
         )
         async with app[keys.REVOCATIONS].hearing(), answering(bus, calls.handlers(app)):
             yield app
@@ -154,8 +163,11 @@ def make(
     *,
     origins: Collection[str] = (),
     rate_per_minute: int = PER_MINUTE,
+    langflow: Manner = DEFAULT_MANNER,
+    master_keys: MasterKeys | None = None,
 ) -> web.Application:
     """The application over its adapters. `origins`: of browsers that may read answers. `rate_per_minute`: of a key.
+    `langflow`: how its workflows API behaves. `master_keys`: what overrides are sealed with.
 
     Raises policy.Undeclared when a route says nothing about who may call it.
     """
@@ -176,6 +188,8 @@ def make(
     app[keys.SECRETS] = Secrets(sql, service.clock, outage_seconds)
     app[keys.CURSORS] = Cursors(app[keys.SECRETS])
     app[keys.TRAIL], app[keys.REFUSALS] = Trail(bus, service.clock), Refusals(service.clock)
+    app[keys.LANGFLOW], app[keys.MASTER_KEYS] = langflow, master_keys or MasterKeys()
+    app[SHAPES] = Shapes()
     app.cleanup_ctx.append(_trail)
     revocations.on("job", lambda tenant, job: deleted.note(JobRef(tenant, JobId(job))))
     revocations.on("key", lambda _, key: app[keys.KEYS].forget(key))

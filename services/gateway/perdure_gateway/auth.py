@@ -42,6 +42,7 @@ def channel(request: web.Request) -> Literal["api", "cli"]:
 
 
 CALLER: Final = web.RequestKey("caller", Caller)
+PRESENTED: Final = web.RequestKey("presented", str)  # the key of a call, where its surface takes it from elsewhere
 
 
 class Keys:
@@ -54,7 +55,8 @@ class Keys:
 
     async def caller(self, request: web.Request) -> Caller:
         """Who sends `request`. Raises Unauthenticated; Unavailable when SQL is away and the key is not in memory."""
-        values = request.headers.getall("Authorization", [])
+        presented = request.get(PRESENTED)
+        values = request.headers.getall("Authorization", []) if presented is None else [f"Bearer {presented}"]
         match = _BEARER.fullmatch(values[0].strip()) if len(values) == 1 else None
         if match is None:
             raise Unauthenticated("no key")

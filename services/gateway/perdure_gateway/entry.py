@@ -9,9 +9,10 @@ import structlog
 import uuid_utils
 from aiohttp import web
 
-from perdure.errors import Fault, Unauthenticated
+from perdure.errors import Fault, Forbidden, Unauthenticated
 from perdure_gateway import keys, policy
 from perdure_gateway.auth import CALLER
+from perdure_gateway.langflow import credentials, faults
 from perdure_gateway.policy import Handler
 from perdure_gateway.problems import Problem, problem_of, respond
 from perdure_gateway.rates import RATE
@@ -44,6 +45,9 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
     try:
         return request.app[keys.CORS].preflight(request) or await _authorised(request, handler)
     except Exception as exc:  # the top of a request: what nobody foresaw is logged and told as `internal`
+        declared = policy.policy_of(request.match_info.handler)
+        if declared is not None and declared.surface == "langflow":
+            return faults.answer(exc, request, request[REQUEST_ID])
         problem = problem_of(exc)
         if problem is None:
             log.exception("request failed", http_request_id=request[REQUEST_ID], method=request.method)
@@ -62,12 +66,16 @@ async def _authorised(request: web.Request, handler: Handler) -> web.StreamRespo
         rates = request.app[keys.RATES]
         rates.admit(request)
         try:
+            if declared.surface == "langflow":
+                credentials.present(request)
             caller = await request.app[keys.KEYS].caller(request)
         except Unauthenticated:
             rates.refused(request)
             raise
         rates.count(request, caller.key_id)
         policy.permit(declared, caller)
+        if declared.surface == "langflow" and not caller.may("values"):
+            raise Forbidden("this surface shows users' values, which the key's scopes leave out")
         request[CALLER] = caller
     return await handler(request)
 

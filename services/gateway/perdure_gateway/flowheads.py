@@ -52,6 +52,10 @@ class FlowHeads:
         """
         return await self._graph(flow.tenant, flow.digest, flow.definition)
 
+    async def graph_of(self, tenant: Tenant, digest: Digest) -> GraphSpec:
+        """The graph of a stored definition, whatever has become of its flow. Raises Unavailable."""
+        return await self._graph(tenant, digest)
+
     async def _graph(self, tenant: Tenant, digest: Digest, definition: str | bytes | None = None) -> GraphSpec:
         graph = self._graphs.get(digest)
         if graph is None:

@@ -8,6 +8,7 @@ from perdure.bus.connection import Bus
 from perdure.bus.fanout import Fanout
 from perdure.clock import SystemChance
 from perdure.jobs.desk import Desk
+from perdure.seal import MasterKeys
 from perdure.service import Service
 from perdure_gateway.audits import Trail
 from perdure_gateway.auth import Keys
@@ -16,6 +17,7 @@ from perdure_gateway.cursors import Cursors
 from perdure_gateway.deleted import DeletedJobs
 from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.fullness import Fullness
+from perdure_gateway.langflow.manner import Manner
 from perdure_gateway.limits import Limits
 from perdure_gateway.memberships import Memberships
 from perdure_gateway.metrics import Metrics
@@ -44,4 +46,6 @@ MEMBERSHIPS: Final = web.AppKey("memberships", Memberships)
 TRAIL: Final = web.AppKey("trail", Trail)
 REFUSALS: Final = web.AppKey("refusals", Refusals)
 SECRETS: Final = web.AppKey("secrets", Secrets)
+MASTER_KEYS: Final = web.AppKey("master_keys", MasterKeys)
+LANGFLOW: Final = web.AppKey("langflow", Manner)
 CHANCE: Final = web.AppKey("chance", SystemChance)

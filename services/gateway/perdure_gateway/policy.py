@@ -17,6 +17,7 @@ from perdure_gateway.auth import Caller
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 H = TypeVar("H", bound=Handler)
 Right = Literal["read", "execute", "answer", "edit", "share", "admin", "values", "metrics"]
+Surface = Literal["native", "langflow"]
 SCOPES: Final = get_args(Right)
 JSON: Final = "application/json"
 
@@ -27,6 +28,7 @@ class Policy(Struct, frozen=True, kw_only=True):
 
     `query` names the parameters, `body` is what is sent (`optional`: or nothing), `answers` the statuses that are no
     problem, `media` what comes back, `record` its shape where it has one; `keyed`: an Idempotency-Key is taken.
+    `surface`: whose credentials and errors are spoken.
     """
 
     right: Right | tuple[Right, ...] | None = None
@@ -38,6 +40,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     media: tuple[str, ...] = (JSON,)
     record: Any = None  # a msgspec type
     keyed: bool = False
+    surface: Surface = "native"
 
 
 class Undeclared(PerdureError):
@@ -55,6 +58,7 @@ def op(
     media: tuple[str, ...] = (JSON,),
     record: Any = None,
     keyed: bool = False,
+    surface: Surface = "native",
 ) -> Callable[[H], H]:
     """Declare a handler. See Policy."""
     declared = Policy(
@@ -67,6 +71,7 @@ def op(
         media=media,
         record=record,
         keyed=keyed,
+        surface=surface,
     )
 
     def declare(handler: H) -> H:

@@ -61,7 +61,8 @@ class Stream:
         self._offset, self._sent = offset, offset()
         self._revocations, self._metrics = revocations, metrics
         self._adapter, self._manners = adapter, adapter.manners
-        self._response = web.StreamResponse(headers=HEADERS)
+        self._response = web.StreamResponse(headers={**HEADERS, **adapter.manners.headers})
+        self.lost = False  # whether the reader left, or took nothing any more
         self._ends_at = clock.monotonic() + AGE_SECONDS + AGE_JITTER_SECONDS * (2 * chance.random() - 1)
         self._look_at = clock.monotonic() + AUTH_SECONDS
 
@@ -80,9 +81,11 @@ class Stream:
                     await self._write(frame.encode())
             await self._response.write_eof()
         except ConnectionError:
+            self.lost = True
             self._metrics.closed.labels("left").inc()  # nothing of the job depends on its reader
         except SlowReader:
             log.info("slow reader cut off")
+            self.lost = True
             self._metrics.closed.labels("slow_reader").inc()
             if self._request.transport is not None:
                 self._request.transport.abort()

@@ -1,6 +1,6 @@
 """A job's stream as an HTTP answer, in any protocol: limits, attach, the open stream, what was repaired."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from aiohttp import web
@@ -32,17 +32,20 @@ async def stream(
     until: str = "terminal",
     kind: str = "sse",
     empty: bool = True,
+    whole: bool = False,
+    left: Callable[[], Awaitable[object]] | None = None,
 ) -> web.StreamResponse:
     """Follow `ref` behind `after` as `adapter` shows it; the finished answer.
 
     A reader who has everything of a job that has ended is told so by a 204, unless its protocol knows none (`empty`
-    False). `kind` is the label of the metric. Before the headers: raises NotFound, Expired (see follow.attach),
-    Unavailable, Problem (`too-many-streams`, `draining`).
+    False). `kind` is the label of the metric, `whole` as in follow.attach; `left` is called when the reader is lost.
+    Before the headers: raises NotFound, Expired (see follow.attach), Unavailable, Problem (`too-many-streams`,
+    `draining`).
     """
     refuse_when_draining(request)
     app, service = request.app, request.app[SERVICE]
     metrics, began_at = app[METRICS], service.clock.monotonic()
-    attached = attach(app[DESK].eventlog, app[FANOUT], service.clock, ref, after, adapter)
+    attached = attach(app[DESK].eventlog, app[FANOUT], service.clock, ref, after, adapter, whole=whole)
     with app[LIMITS].stream(request[CALLER].key_id), metrics.streams.labels(kind).track_inprogress():
         async with app[LIMITS].attaching():
             follower = await attached.__aenter__()
@@ -51,7 +54,7 @@ async def stream(
                 return web.Response(status=204)
             metrics.attach_seconds.observe(service.clock.monotonic() - began_at)
             async with aclosing(follower.frames(until)) as frames:
-                return await _open(request, ref, follower, adapter, frames)
+                return await _open(request, ref, follower, adapter, frames, left)
         finally:
             for what, count in follower.repairs.items():
                 metrics.repairs.labels(what).inc(count)
@@ -66,7 +69,12 @@ async def _still_good(request: web.Request, ref: JobRef) -> None:
 
 
 async def _open(
-    request: web.Request, ref: JobRef, follower: Follower, adapter: StreamAdapter, frames: AsyncGenerator[Frame]
+    request: web.Request,
+    ref: JobRef,
+    follower: Follower,
+    adapter: StreamAdapter,
+    frames: AsyncGenerator[Frame],
+    left: Callable[[], Awaitable[object]] | None,
 ) -> web.StreamResponse:
     app, service = request.app, request.app[SERVICE]
     opened = Stream(
@@ -80,4 +88,8 @@ async def _open(
         app[METRICS],
         adapter,
     )
-    return await opened.send(frames)
+    try:
+        return await opened.send(frames)
+    finally:
+        if opened.lost and left is not None:
+            await left()

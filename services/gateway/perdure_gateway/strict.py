@@ -17,7 +17,7 @@ MAX_DEPTH: Final = 64
 MAX_MEMBERS: Final = 1_000
 MAX_VALUES: Final = 100_000
 MAX_INTEGER: Final = 2**63 - 1
-_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _SHAPE: Final = re.compile(r"[\[\]{},]")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
@@ -50,7 +50,7 @@ def loads(raw: bytes) -> Any:
 def _measure(text: str) -> None:
     """Bound depth and number before the parser builds anything: it recurses, and a megabyte of `[` would be 60 MB."""
     depth = 0
-    for parts, match in enumerate(_SHAPE.finditer(_STRING.sub("", text)), start=1):
+    for parts, match in enumerate(_SHAPE.finditer(STRING.sub("", text)), start=1):
         if match[0] in "[{":
             depth += 1
             if depth > MAX_DEPTH:

@@ -14,13 +14,14 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure import probe
 from perdure.bus.entry import Stored
 from perdure.bus.eventlog import EventLog
 from perdure.bus.fanout import Fanout, Inbox, Lagged, LiveDelta, LiveEvent
 from perdure.clock import Clock
-from perdure.core import codec
+from perdure.core import blob, codec
 from perdure.core.event import TERMINAL, TYPE_OF, AnyEvent, JobSuspended, Status, type_of
 from perdure.core.stream.adapter import StreamAdapter
 from perdure.core.stream.delta import Said, read_delta
@@ -56,6 +57,7 @@ class Follower:
         backlog: list[Stored],
         *,
         fresh: bool,
+        whole: bool,
     ) -> None:
         self.head = tail.event.seq
         self.status: Status = tail.event.status
@@ -63,6 +65,7 @@ class Follower:
         self._clock, self._adapter = clock, adapter
         self._backlog = deque(backlog)
         self._ref = tail.ref
+        self._whole = whole
         self._at = tail.at  # the stream's number of the last event that was sent; meaningful once the backlog is out
         self.repairs: Counter[str] = Counter()  # holes that were healed: `events`, `deltas`
         self._reading = Reading(start, tail.event.status, tail.event.attempt, fresh=fresh)
@@ -89,6 +92,8 @@ class Follower:
         async with aclosing(self._entries(until == "head")) as entries:
             async for entry in entries:
                 live = live or isinstance(entry, CaughtUp)
+                if self._whole and isinstance(entry, Stored):
+                    entry = await self._with_values(entry)
                 for frame in self._frames_of(entry):
                     yield frame
                 if live and self._adapter.ended:
@@ -102,6 +107,11 @@ class Follower:
                         break
         for frame in self._adapter.close("until"):
             yield frame
+
+    async def _with_values(self, stored: Stored) -> Stored:
+        """The entry with an event that has its values, those in blobs too. Raises Unavailable."""
+        found = {d: await self._eventlog.blobs.get(self._ref.tenant, d) for d in blob.refs(stored.event.data)}
+        return replace(stored, event=blob.resolve(stored.event, found)) if found else stored
 
     def _frames_of(self, entry: Stored | Show | CaughtUp) -> Iterable[Frame]:
         match entry:
@@ -233,9 +243,17 @@ class Follower:
 
 @asynccontextmanager
 async def attach(
-    eventlog: EventLog, fanout: Fanout, clock: Clock, ref: JobRef, after: Offset | None, adapter: StreamAdapter
+    eventlog: EventLog,
+    fanout: Fanout,
+    clock: Clock,
+    ref: JobRef,
+    after: Offset | None,
+    adapter: StreamAdapter,
+    *,
+    whole: bool = False,
 ) -> AsyncIterator[Follower]:
-    """A Follower of `ref` behind the offset `after` (START: from the beginning, None: from now on).
+    """A Follower of `ref` behind the offset `after` (START: from the beginning, None: from now on). `whole`: the
+    adapter is told events with their values, wherever those lie; bodies stay as they are stored.
 
     Everything that can be refused is refused here, before the first byte of an answer: raises NotFound, Expired
     (`offset-ahead`, or `offset-expired` when the events behind `after` are gone), Unavailable.
@@ -250,7 +268,7 @@ async def attach(
             raise Expired("offset-ahead", "the job has no event of that number yet", {"latest": str(head)})
         backlog = await replay_to(eventlog, ref, start.seq, head)
         fresh = after is None or after == START
-        yield Follower(eventlog, fanout, inbox, clock, adapter, start, tail, backlog, fresh=fresh)
+        yield Follower(eventlog, fanout, inbox, clock, adapter, start, tail, backlog, fresh=fresh, whole=whole)
 
 
 async def kept_deltas(

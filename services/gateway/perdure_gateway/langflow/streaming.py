@@ -1,0 +1,98 @@
+"""A job's stream in the protocol in which it was submitted, and what becomes of a job whose client is lost.
+
+Whoever is lost is noted (`$detached`). A reader that is there, at whichever gateway, sees that and says so
+(`$attached`): a connection may be found dead long after its client came back.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Iterator
+from contextlib import suppress
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from perdure.core import event as ev
+from perdure.core.cause import DETACHED
+from perdure.core.event import AnyEvent
+from perdure.core.langflow.refusal import job_not_found
+from perdure.core.langflow.shape import FlowShape
+from perdure.core.machine import JobState
+from perdure.core.stream.adapter import Attach
+from perdure.core.stream.frame import Frame
+from perdure.core.stream.langflow import LangflowStream
+from perdure.core.stream.offset import START, Offset
+from perdure.errors import Expired, NotFound, OutcomeUnknown, Unavailable
+from perdure.ids import JobRef, Principal
+from perdure.jobs.presence import attach, detach
+from perdure_gateway import streaming
+from perdure_gateway.auth import CALLER
+from perdure_gateway.keys import DESK, LANGFLOW
+from perdure_gateway.langflow import seeing
+
+_NUMBER: Final = re.compile(r"\s*([0-9]{1,18})(?:\.[0-9]*)?\s*", re.ASCII)
+
+log = structlog.get_logger(__name__)
+
+
+class _Watched(LangflowStream):
+    """It notices that somebody is missed while it has a reader."""
+
+    def __init__(self, reader: Attach, shape: FlowShape | None) -> None:
+        super().__init__(reader, shape)
+        self.missed = asyncio.Event()
+
+    def on_event(self, body: bytes, event: AnyEvent) -> Iterator[Frame]:
+        if isinstance(event, ev.SignalReceived) and event.data.name == DETACHED:
+            self.missed.set()
+        return super().on_event(body, event)
+
+
+async def stream(request: web.Request, ref: JobRef, *, follow: bool = False) -> web.StreamResponse:
+    """The job's stream from the id that the caller names on. Raises Refusal (404), Problem, Unavailable."""
+    found = await seeing.read(request, ref, "events")
+    asked, caller = found.state.submitted, request[CALLER]
+    shape = None if asked is None else await request.app[seeing.SHAPES].of(request, ref.tenant, asked.flow)
+    after = Offset(min(offset(request), found.state.seq))
+    options = {"follow": "true" if follow else "false", "narrowed": "false" if caller.may("read") else "true"}
+    adapter = _Watched(Attach(job=ref.job, after=after, options=options), shape)
+    lives = asked is not None and asked.source.mode == "stream"
+
+    async def left() -> None:
+        if lives:  # else nobody is waited for: a job in the background goes on without readers
+            await _note(detach(request.app[DESK], ref, caller.principal, request.app[LANGFLOW].orphan_seconds), ref)
+
+    staying = asyncio.ensure_future(_stay(request, ref, adapter, caller.principal))
+    try:
+        return await streaming.stream(request, ref, START, adapter, kind="langflow", empty=False, whole=True, left=left)
+    except (NotFound, Expired):
+        raise job_not_found(ref.job, "events") from None
+    finally:
+        staying.cancel()
+        with suppress(asyncio.CancelledError):
+            await staying
+
+
+def offset(request: web.Request) -> int:
+    """The id that the reader has: by the header before the query. What is no number is the beginning, as in 1.13."""
+    text = request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or ""
+    match = _NUMBER.fullmatch(text)
+    if match is not None:
+        return int(match[1])
+    return 10**18 if text.isascii() and text.strip().isdigit() else 0
+
+
+async def _stay(request: web.Request, ref: JobRef, adapter: _Watched, by: Principal) -> None:
+    """Say that somebody is here whenever somebody is missed."""
+    while True:
+        await adapter.missed.wait()
+        adapter.missed.clear()
+        await _note(attach(request.app[DESK], ref, by), ref)
+
+
+async def _note(writing: Awaitable[JobState], ref: JobRef) -> None:
+    try:
+        await writing
+    except (Unavailable, OutcomeUnknown) as exc:
+        log.warning("presence of a client not noted", job_id=ref.job, error=str(exc))
