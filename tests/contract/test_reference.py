@@ -93,7 +93,7 @@ def test_what_a_user_of_the_broker_may_do_is_told(user: str) -> None:
 def test_every_route_is_told_and_no_other() -> None:
     routes = [r for resource in RESOURCES for r in resource.ROUTES]
     served = {f"{route.method} {_PATTERN.sub(lambda m: m[1], route.path)}" for route in routes}
-    told = {name for first in rows("http") for name in re.findall(r"`((?:GET|POST|PUT|DELETE) [^`]+)`", first)}
+    told = {name for first in rows("http") for name in re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) [^`]+)`", first)}
     assert told == served
 
 

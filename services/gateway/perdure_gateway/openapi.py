@@ -110,9 +110,10 @@ def _operation(method: str, path: str, handler: Handler, declared: Policy, schem
 
 
 def _name(path: str, handler: Handler, declared: Policy) -> str:
-    """One handler may serve several paths of the service itself."""
+    """One handler may serve several paths of the service itself, or a path with and without a slash behind it."""
     module = handler.__module__.rpartition(".")[2]
-    return f"{module}_{handler.__name__}" + (f"_{path.strip('/').partition('/')[0]}" if declared.public else "")
+    name = f"{module}_{handler.__name__}" + (f"_{path.strip('/').partition('/')[0]}" if declared.public else "")
+    return f"{name}_slash" if path.endswith("/") else name
 
 
 def _in_path(path: str) -> Iterator[dict[str, Any]]:

@@ -1,27 +1,32 @@
 """A gateway with Langflow's API, a client of that API, flows, and runners by hand."""
 
 import asyncio
+import json
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
+import aiohttp
 import pytest
 from tests.integration.gateway.conftest import (
     Answer,
     Gateway,
     StartGateway,
     key,
-    person,
     project,
     start_gateway,
 )
 
+from perdure.clock import SystemClock
 from perdure.core import event as ev
 from perdure.core.langflow import keys
-from perdure.ids import Principal
+from perdure.db.engine import Database
+from perdure.db.principals import create_key, ensure_tenant
+from perdure.ids import Principal, Tenant
 from perdure.seal import MasterKeys
 from perdure.testing.hand import Hand
 
-__all__ = ["key", "person", "project", "start_gateway"]  # fixtures of the gateway's tests
+__all__ = ["key", "project", "start_gateway"]  # fixtures of the gateway's tests
 
 MASTER: Final = "k1:" + "A" * 43 + "="
 ECHO: Final[dict[str, Any]] = {
@@ -121,6 +126,14 @@ class Api:
             body["decision"] = {"action_id": action, **decision}
         return await self.call("POST", f"/api/v2/workflows/{job}/resume", body)
 
+    async def upload(self, content: Any) -> Answer:
+        """`POST /api/v1/flows/upload/` of a file."""
+        form = aiohttp.FormData()
+        form.add_field("file", json.dumps(content), filename="flows.json", content_type="application/json")
+        url = f"{self.gateway.client.url}/api/v1/flows/upload/"
+        async with self.gateway.client._session.post(url, data=form, headers={"x-api-key": self.key}) as response:
+            return Answer(response.status, response.headers, await response.read())
+
     async def events(self, job: str, query: str = "", **headers: str) -> str:
         """The stream of a job, to its end."""
         answer = await self.call("GET", f"/api/v2/workflows/{job}/events{query}", **headers)
@@ -169,12 +182,43 @@ async def suspend(hand: Hand) -> None:
 
 
 @pytest.fixture
-async def api(start_gateway: StartGateway, key: str) -> Api:
-    """The API of a gateway with the flows of this folder."""
-    gateway = await start_gateway(master_keys=MasterKeys(MASTER))
-    api = Api(gateway, key)
+async def bare(start_gateway: StartGateway, key: str) -> Api:
+    """The API of a gateway without flows."""
+    return Api(await start_gateway(master_keys=MasterKeys(MASTER)), key)
+
+
+@pytest.fixture
+async def api(bare: Api) -> Api:
+    """The API of a gateway with the graph flows of this folder."""
     for definition in (ECHO, TWO):
-        answer = await gateway.client.post("/api/flows", {"name": definition["name"], "definition": definition})
+        body = {"name": definition["name"], "definition": definition}
+        answer = await bare.gateway.client.post("/api/flows", body)
         assert answer.status == 201, answer.raw
-        api.flows[definition["name"]] = answer.body["id"]
-    return api
+        bare.flows[definition["name"]] = answer.body["id"]
+    return bare
+
+
+Somebody = Callable[..., Awaitable[Api]]
+
+
+@pytest.fixture
+def somebody(bare: Api, database: Database) -> Somebody:
+    """`await somebody("bob", "read")`: the API by a key of user:bob of this tenant, narrowed to the scopes."""
+
+    async def somebody(name: str, *scopes: str) -> Api:
+        now = SystemClock().broker_now()
+        async with database.transaction() as conn:
+            key = await create_key(conn, bare.gateway.tenant, Principal(f"user:{name}"), now=now, scopes=scopes)
+        return bare.using(key)
+
+    return somebody
+
+
+@pytest.fixture
+async def stranger(bare: Api, database: Database) -> Api:
+    """The same gateway by a key of another tenant."""
+    tenant, now = Tenant(f"t{uuid.uuid4().hex[:12]}"), SystemClock().broker_now()
+    async with database.transaction() as conn:
+        await ensure_tenant(conn, tenant, now=now)
+        key = await create_key(conn, tenant, Principal("user:eve"), now=now)
+    return bare.using(key)

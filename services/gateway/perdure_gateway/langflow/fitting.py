@@ -22,6 +22,7 @@ from perdure.errors import Invalid, NotFound
 from perdure.ids import Digest
 from perdure_gateway.auth import CALLER
 from perdure_gateway.keys import DESK, FLOWS
+from perdure_gateway.langflow.flows import record_of
 from perdure_gateway.langflow.ids import canonical
 from perdure_gateway.langflow.models import Mode, RunBody
 
@@ -132,7 +133,7 @@ async def _definition(
         return ref, digests(graph), of_graph(graph)
     if flow.kind == "python":
         return ref, (), of_python(flow.outputs)
-    data: Any = body.data if body.data is not None else msgspec.json.decode(flow.definition)
+    data: Any = body.data if body.data is not None else record_of(flow).data
     if data is None:
         raise refusal.invalid_flow(flow.id, f"Flow {flow.id} has no data. The flow may be corrupted.")
     if (why := faults_of(data)) is not None:

@@ -1,7 +1,8 @@
 """The bodies of the API, as Pydantic takes them: its own words for faults are what Langflow's clients know."""
 
+import re
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -11,6 +12,8 @@ from perdure_gateway.langflow.ids import canonical
 
 GlobalName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME)]
 GlobalValue = Annotated[str, StringConstraints(max_length=MAX_GLOBAL)]
+FlowName = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+ENDPOINT: Final = re.compile(r"[A-Za-z0-9_-]{1,255}", re.ASCII)
 TagName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 TagValue = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -72,3 +75,37 @@ class ResumeBody(BaseModel):
 
     request_id: Annotated[str, StringConstraints(max_length=512)]
     decision: Any = None
+
+
+class FlowChanges(BaseModel):
+    """`PATCH /api/v1/flows/{id}`: what is None stays; unknown members are passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: FlowName | None = None
+    description: str | None = None
+    data: dict[str, Any] | None = None
+    endpoint_name: str | None = None
+    tags: list[str] | None = None
+
+    @field_validator("data")
+    @classmethod
+    def _data_is_a_flow(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        for member in ("nodes", "edges") if value is not None else ():
+            if member not in value:  # type: ignore[operator]  # not None: see the line above
+                raise ValueError(f"Flow must have {member}")
+        return value
+
+    @field_validator("endpoint_name")
+    @classmethod
+    def _endpoint_is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and ENDPOINT.fullmatch(value) is None:
+            raise ValueError("Endpoint name must contain only letters, numbers, hyphens, and underscores")
+        return value
+
+
+class FlowBody(FlowChanges):
+    """`POST /api/v1/flows/`, `PUT /api/v1/flows/{id}`, and each flow of an upload."""
+
+    name: FlowName
+    id: str | None = None

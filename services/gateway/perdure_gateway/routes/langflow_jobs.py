@@ -10,9 +10,9 @@ from perdure.core.langflow import bodies, requests
 from perdure.core.langflow.bodies import Seen
 from perdure.core.langflow.refusal import coded
 from perdure.core.standing import addressed
-from perdure.db.inbox import InboxFilter, list_requests
+from perdure.db.inbox import InboxFilter, RequestRow, list_requests
 from perdure.db.jobs import get_rows
-from perdure.db.page import MAX_LIMIT
+from perdure.db.page import MAX_LIMIT, PageKey
 from perdure.ids import JobRef
 from perdure.jobs.joblog import JobLog
 from perdure.jobs.submit import Accepted
@@ -28,6 +28,7 @@ from perdure_gateway.policy import op
 
 JOB_ID: Final = "X-Job-Id"
 DEFAULT_PENDING: Final = 100
+MOST_PENDING: Final = 500
 
 
 @op(("read", "execute"), body=models.RunBody, keyed=True, surface="langflow")
@@ -64,14 +65,21 @@ async def pending(request: web.Request) -> web.Response:
     What is listed comes from the projection, up to a second behind; what has been settled since is left out.
     """
     flow = reading.flow_in_query(request)
-    limit = reading.number_in_query(request, "limit", DEFAULT_PENDING, MAX_LIMIT)
+    limit = reading.number_in_query(request, "limit", DEFAULT_PENDING, MOST_PENDING)
     caller, who = request[CALLER], await acting(request)()
     mine = [str(who.principal), *(f"group:{name}" for name in sorted(who.groups))]
     mine += [f"anyone:{right}" for right in ("execute", "answer") if right in who.rights]
     narrow = InboxFilter(flows=[flow] if flow is not None else [], assignees=mine)
+    asked: list[RequestRow] = []
+    after: PageKey | None = None
     async with request.app[SQL].reading() as conn:
-        found = await list_requests(conn, caller.tenant, narrow, order="oldest", limit=limit)
-        asked = [row for row in found.rows if addressed(row.record, who)]
+        while len(asked) < limit:
+            found = await list_requests(conn, caller.tenant, narrow, order="oldest", limit=MAX_LIMIT, after=after)
+            asked += [row for row in found.rows if addressed(row.record, who)]
+            after = found.next
+            if after is None:
+                break
+        del asked[limit:]
         jobs = {job.job_id: job for job in await get_rows(conn, caller.tenant, {row.job_id for row in asked})}
     open_now = await _still_open(request, {row.job_id for row in asked})
     rows = []
