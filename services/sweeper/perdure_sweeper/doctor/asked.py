@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from perdure.bus.eventlog import Stored
+from perdure.bus.entry import Stored
 from perdure.core import event as ev
 from perdure.core.alarm import reminders_of
 from perdure.core.instant import Instant

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from perdure.core.stream import agui
+from perdure.core.stream import agui, langflow
 from perdure.core.stream import filter as native
-from perdure.core.stream import langflow
 from perdure.core.stream.adapter import Attach, StreamAdapter
 from perdure.errors import NotFound
 
