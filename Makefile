@@ -9,15 +9,17 @@ LOCK ?= requirements/dev.lock
 BIN := .venv/bin
 STAMP := .venv/.installed
 WORKERS ?= 3
+LANGFLOW := .venv-langflow/.installed
 override TEXT := $(value TEXT)
 export TEXT
 
-.PHONY: help demo up test test-unit check bench lock clean
+.PHONY: help demo up test test-unit test-langflow check bench lock clean
 
 help:
 	@echo "make demo [TEXT=...]  the whole story in under a minute: submit, stream, lose the runner, ask a person, complete"
 	@echo "make up               a server with everything in it on this machine, data under .perdure/, until Ctrl-C"
 	@echo "make test             every layer of tests; make test-unit: the pure ones, in seconds"
+	@echo "make test-langflow    the tests of Langflow flow files, in an environment of their own with lfx (0.9 GB, once)"
 	@echo "make check            ruff, mypy, locks against ranges, the wheel in a clean environment"
 	@echo "make bench [ONLY=...]  the figures of this machine, one JSON line each; exit 1 when one misses what it is to reach"
 	@echo "make lock             resolve requirements/*.lock anew; make clean: remove what was built (not .perdure/)"
@@ -50,6 +52,16 @@ test: $(STAMP)
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest -ra tests/unit tests/test_architecture.py
 
+# lfx wants older versions of some packages than those that dev.lock pins, so it lives in an environment of its own.
+$(LANGFLOW): pyproject.toml requirements/langflow.lock $(STAMP)
+	@echo "building .venv-langflow (the first time this downloads some 300 MB)"; $(BIN)/python -m venv .venv-langflow
+	@.venv-langflow/bin/python -m pip install --quiet --require-hashes -r requirements/langflow.lock
+	@.venv-langflow/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+test-langflow: $(LANGFLOW)
+	.venv-langflow/bin/python -m pytest -ra tests/langflow
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -67,9 +79,10 @@ COMPILE = env -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX -u UV_EXTRA_INDEX
 lock: $(STAMP)
 	$(COMPILE) pyproject.toml --extra dev --output-file requirements/dev.lock
 	$(COMPILE) pyproject.toml --constraints requirements/dev.lock --output-file requirements/base.lock
+	$(COMPILE) pyproject.toml --extra dev --extra langflow --output-file requirements/langflow.lock
 	echo hatchling | $(COMPILE) - --constraints requirements/dev.lock --output-file requirements/build.lock
 	$(BIN)/python .ci/check_locks.py
 
 clean:
-	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-langflow dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find shared services tests migrations -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -23,7 +23,8 @@ for top in ("perdure", "perdure_gateway", "perdure_runner", "perdure_sweeper"):
     assert home.is_relative_to(sys.prefix), f"{top} comes from {home}"
     assert (home / "py.typed").is_file(), f"{top} has no py.typed"
     for module in pkgutil.walk_packages(package.__path__, f"{top}."):
-        if not module.name.endswith("__main__") and "._migrations" not in module.name:
+        extra = module.name.startswith("perdure_runner.langflow.child.")  # imports lfx, which base installs lack
+        if not module.name.endswith("__main__") and "._migrations" not in module.name and not extra:
             importlib.import_module(module.name)
             names.append(module.name)
 import perdure

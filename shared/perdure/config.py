@@ -84,6 +84,7 @@ Queues = Annotated[tuple[QueueName, ...], BeforeValidator(_list), Field(min_leng
 Tenants = Queues
 Apps = Annotated[tuple[Annotated[str, BeforeValidator(_module)], ...], BeforeValidator(_list)]
 Origins = Annotated[tuple[Annotated[str, BeforeValidator(_origin)], ...], BeforeValidator(_list)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_list)]
 Priorities = Annotated[tuple[Literal["low", "normal", "high"], ...], BeforeValidator(_list), Field(min_length=1)]
 Addresses = Annotated[tuple[Address, ...], BeforeValidator(_addresses)]
 HealthAddress = Annotated[Address | None, BeforeValidator(_address)]
@@ -194,7 +195,9 @@ class GatewaySettings(DatabaseSettings):
 class RunnerSettings(NatsSettings):
     """A runner; its end waits for running steps. `slots`: jobs at the same time. `outbound_allow`: hosts and ports that
     flows may ask although they are inside, plain or on another port than 443 and 8443. `master_key`: what opens
-    overrides that were sealed with a job.
+    overrides that were sealed with a job. `langflow`: execute flow files of Langflow, each in a process of its own:
+    `langflow_ahead` of them wait for work; each may take `langflow_memory_mb` of memory and `langflow_seconds` of time,
+    and sees the variables that `langflow_environ` names.
     """
 
     queues: Queues = ("default",)
@@ -207,6 +210,11 @@ class RunnerSettings(NatsSettings):
     model_name: str | None = None
     outbound_allow: Addresses = ()
     master_key: MasterKey = None
+    langflow: bool = False
+    langflow_ahead: Annotated[int, Field(ge=0, le=64)] = 2
+    langflow_memory_mb: Annotated[int, Field(ge=64, le=1_048_576)] = 2_048
+    langflow_seconds: Seconds = 3_600.0
+    langflow_environ: Names = ()
 
 
 class StreamSettings(DatabaseSettings):

@@ -34,6 +34,10 @@ from perdure.service import Service
 from perdure_runner.attempt import Executor
 from perdure_runner.flows import Flows
 from perdure_runner.intake import Intake
+from perdure_runner.langflow.flow import LangflowFlow, nothing_sealed
+from perdure_runner.langflow.pool import Confines, Pool, missing, visible
+from perdure_runner.langflow.run import LangflowRun
+from perdure_runner.port import LogPort
 from perdure_runner.register import Registration
 from perdure_runner.suspect import Suspects, ordered
 
@@ -108,6 +112,11 @@ async def _assembled(
             service.exit_code = SETTINGS_REFUSED
             yield None
             return
+        if settings.langflow and (needed := missing()) is not None:
+            log.error("no flows of Langflow here", reason=needed)
+            service.exit_code = SETTINGS_REFUSED
+            yield None
+            return
         bus = await stack.enter_async_context(
             Bus.connect(
                 settings.nats,
@@ -136,7 +145,11 @@ async def _assembled(
             )
         )
         desk = Desk(eventlog, doorbells, clock)
-        executor = Executor(Deltas(bus), partial(news, bus), desk, chance, Calls(bus))
+        langflow = None
+        if settings.langflow:
+            pool = await stack.enter_async_context(Pool.running(_confines(settings), clock))
+            langflow = partial(_langflow, settings, pool, eventlog)
+        executor = Executor(Deltas(bus), partial(news, bus), desk, chance, Calls(bus), langflow)
         intake = Intake(
             runner=runner,
             eventlog=eventlog,
@@ -149,6 +162,7 @@ async def _assembled(
                 python=python,
                 tenants=settings.tenants,
                 components=components,
+                langflow=settings.langflow,
             ),
             execute=executor.execute,
             clock=clock,
@@ -248,6 +262,22 @@ async def _declared(bus: Bus, service: Service, clock: SystemClock) -> Topology 
             log.info("the streams are not there yet", why=str(exc))
             await clock.sleep(WAIT_SECONDS)
     return None
+
+
+def _confines(settings: RunnerSettings) -> Confines:
+    """What the processes that run flows of Langflow may take and see."""
+    return Confines(
+        ahead=settings.langflow_ahead,
+        memory_mb=settings.langflow_memory_mb,
+        cpu_seconds=int(settings.langflow_seconds),
+        environ=visible(os.environ, settings.langflow_environ),
+    )
+
+
+def _langflow(
+    settings: RunnerSettings, pool: Pool, eventlog: EventLog, flow: LangflowFlow, port: LogPort
+) -> LangflowRun:
+    return LangflowRun(flow, port, pool, eventlog.blobs, nothing_sealed, settings.langflow_seconds)
 
 
 def _model(settings: RunnerSettings) -> ModelEndpoint | None:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Set
 from contextlib import AbstractAsyncContextManager
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -21,6 +21,7 @@ from perdure.jobs.alarms import arm
 from perdure.jobs.desk import Desk
 from perdure.jobs.parent import tell_parent
 from perdure_runner.intake import Claimed
+from perdure_runner.langflow.flow import LangflowFlow
 from perdure_runner.port import LogPort
 
 log = structlog.get_logger(__name__)
@@ -28,20 +29,44 @@ log = structlog.get_logger(__name__)
 QUIET_SECONDS: Final = 0.05  # an attempt that is shorter never subscribes to its news: compare-and-set finds them
 LEASE_PARTS: Final = 3  # news are looked for this often in a lease, whatever the subscription says
 
+
+class Run(Protocol):
+    """What carries an attempt out: `engine.attempt.Pass` for code and graphs, `langflow.run.LangflowRun`."""
+
+    async def run(self) -> AnyEvent: ...
+
+    async def close(self) -> None: ...
+
+    def drain(self) -> None: ...
+
+    def halt(self) -> None: ...
+
+
+StartLangflow = Callable[[LangflowFlow, LogPort], Run]
 Follow = Callable[[JobRef, Callable[[], StreamSeq]], AbstractAsyncContextManager[News]]
 
 
 class Executor:
     """Runs attempts, any number side by side. `drain` and `halt` end them early without losing anything."""
 
-    def __init__(self, deltas: Deltas, news: Follow, desk: Desk, chance: Chance, calls: Calls) -> None:
+    def __init__(
+        self,
+        deltas: Deltas,
+        news: Follow,
+        desk: Desk,
+        chance: Chance,
+        calls: Calls,
+        langflow: StartLangflow | None = None,
+    ) -> None:
+        """`langflow` makes the runs of Langflow flows, where this runner executes them."""
         self._deltas = deltas
         self._news = news
         self._desk = desk
         self._clock = desk.clock
         self._chance = chance
         self._calls = calls
-        self._running: dict[EventId, Pass] = {}
+        self._langflow = langflow
+        self._running: dict[EventId, Run] = {}
         self._draining = False
 
     @property
@@ -69,9 +94,9 @@ class Executor:
             if run is not None:
                 await run.close()
 
-    async def _run(self, claimed: Claimed, port: LogPort) -> tuple[AnyEvent, Pass]:
+    async def _run(self, claimed: Claimed, port: LogPort) -> tuple[AnyEvent, Run]:
         await port.open()
-        run = Pass(claimed.workflow, port)
+        run = self._run_of(claimed, port)
         self._running[claimed.attempt_id] = run
         if self._draining:
             run.drain()
@@ -83,6 +108,13 @@ class Executor:
             del self._running[claimed.attempt_id]
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
+
+    def _run_of(self, claimed: Claimed, port: LogPort) -> Run:
+        if isinstance(claimed.workflow, LangflowFlow):
+            if self._langflow is None:
+                raise Interrupted("this runner executes no Langflow flows")
+            return self._langflow(claimed.workflow, port)
+        return Pass(claimed.workflow, port)
 
     def drain(self) -> None:
         """Let running steps end and every attempt hand its job on; nothing new is started in them."""

@@ -28,6 +28,7 @@ from perdure.engine.graph import graph_workflow
 from perdure.engine.workflow import Workflow
 from perdure.errors import Invalid, Malformed, NotFound, UnsupportedVersion
 from perdure.ids import Digest, Tenant
+from perdure_runner.langflow.flow import LangflowFlow, flow_file
 
 KEPT: Final = 256
 
@@ -46,9 +47,11 @@ class Flows:
         python: Mapping[str, PythonFlow] | None = None,
         tenants: Collection[str] = (),
         components: Mapping[str, Component] | None = None,
+        langflow: bool = False,
     ) -> None:
         """`allow`: hosts and ports that flows may ask wherever they lead; the model's is always among them. `tenants`
-        may execute the flows of `python`, and graphs with `components`, which are the users' own.
+        may execute the flows of `python`, and graphs with `components`, which are the users' own. `langflow`: whether
+        flow files of Langflow are executed here.
         """
         self._bus = bus
         self._python, self._tenants = python or {}, frozenset(tenants)
@@ -57,28 +60,36 @@ class Flows:
         self._built_in = builtin(model, Outbound(hosts if model is None else hosts | {model.address}))
         self._all = {**self._built_in, **own}
         self._catalogue = extended(component.spec for component in own.values())
-        self._kept: OrderedDict[tuple[Tenant, Digest], Workflow] = OrderedDict()
+        self._langflow = langflow
+        self._kept: OrderedDict[tuple[Tenant, Digest], Workflow | LangflowFlow] = OrderedDict()
 
-    async def workflow(self, tenant: Tenant, flow: FlowRef) -> Workflow:
-        """The workflow of `flow`.
+    async def workflow(self, tenant: Tenant, flow: FlowRef) -> Workflow | LangflowFlow:
+        """What runs `flow`.
 
         Raises UnsupportedVersion when this runner cannot run it (another kind, a component or member it does not know,
         a definition that is not there): another runner may. Raises Unavailable when the broker does not answer.
         """
         if flow.kind == "python":
             return self._code(tenant, flow)
-        if flow.kind != "graph":
-            raise UnsupportedVersion(f"this runner executes no {flow.kind} flows")
+        if flow.kind == "langflow" and not self._langflow:
+            raise UnsupportedVersion("this runner executes no flows of Langflow: start one with --langflow")
         key = (tenant, flow.digest)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
         try:
+            if flow.kind == "langflow":
+                return self._keep(
+                    key, LangflowFlow(flow.name, flow_file(await get(self._bus, tenant, flow.digest)), flow.digest)
+                )
             graph = await self._graph(tenant, flow.digest, {})
             catalogue, components = self._of(tenant)
             workflow = graph_workflow(graph, components, catalogue)
         except (NotFound, Malformed, Invalid, msgspec.DecodeError) as exc:
             raise UnsupportedVersion(f"flow {flow.name} version {flow.version} cannot be run here: {exc}") from exc
+        return self._keep(key, workflow)
+
+    def _keep(self, key: tuple[Tenant, Digest], workflow: Workflow | LangflowFlow) -> Workflow | LangflowFlow:
         self._kept[key] = workflow
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)

@@ -32,6 +32,7 @@ from perdure.jobs.desk import Desk
 from perdure.jobs.joblog import JobLog
 from perdure.jobs.parent import tell_parent
 from perdure_runner.flows import Flows
+from perdure_runner.langflow.flow import LangflowFlow
 from perdure_runner.suspect import Suspects
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,7 @@ class Claimed(Struct, frozen=True):
     lease: Lease
     joblog: JobLog
     attempt_id: EventId
-    workflow: Workflow
+    workflow: Workflow | LangflowFlow
 
 
 class Suspected(Struct, frozen=True):

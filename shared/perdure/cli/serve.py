@@ -107,6 +107,9 @@ def runner(
     tenants: Annotated[
         str | None, Parameter(help="Who may see its Python workflows, with commas [PERDURE_TENANTS].")
     ] = None,
+    langflow: Annotated[
+        bool | None, Parameter(negative="", help="Execute Langflow flow files too [PERDURE_LANGFLOW].")
+    ] = None,
     health: Health = None,
     grace: Grace = None,
     one: Annotated[
@@ -116,7 +119,7 @@ def runner(
     """Run a runner alone: it executes jobs. SIGTERM lets its steps end and hands the jobs on."""
     flags = {
         "nats": nats, "queues": queues, "priorities": priorities, "slots": slots, "app": _modules(app),
-        "tenants": tenants, "health": health, "grace_seconds": grace,
+        "tenants": tenants, "langflow": langflow, "health": health, "grace_seconds": grace,
     }  # fmt: skip
     if one is not None:
         if not is_uuid(one):

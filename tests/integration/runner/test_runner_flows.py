@@ -10,10 +10,12 @@ from perdure.bus.connection import Bus
 from perdure.core import codec
 from perdure.core import event as ev
 from perdure.core.event import FlowRef
+from perdure.engine.workflow import Workflow
 from perdure.errors import UnsupportedVersion
 from perdure.ids import Digest, Tenant
 from perdure.testing.memory import MemoryJob
 from perdure_runner.flows import Flows
+from perdure_runner.langflow.flow import LangflowFlow
 
 
 def definition(name: str, component: str = "text_input", **inputs: Any) -> dict[str, Any]:
@@ -40,6 +42,7 @@ async def test_a_flow_runs_with_the_flows_inside_it(bus: Bus, tenant: Tenant) ->
         {"id": "two", "component": "subflow", "inputs": {"flow": f"leaf@{leaf}"}}]})  # fmt: skip
     flows = Flows(bus, None)
     workflow = await flows.workflow(tenant, ref(top))
+    assert isinstance(workflow, Workflow)
     assert (workflow.name, workflow.digest) == ("top", top)
     assert await flows.workflow(tenant, ref(top)) is workflow
     job = MemoryJob(input={})
@@ -81,8 +84,27 @@ async def test_components_of_users_are_for_the_tenants_of_the_runner(bus: Bus, t
     digest = await put(bus, tenant, definition("own", "shorten", text="hello"))
     own = {"shorten": component(shorten)}
     job = MemoryJob(input={})
-    await job.run(await Flows(bus, None, tenants=[tenant], components=own).workflow(tenant, ref(digest)))
+    workflow = await Flows(bus, None, tenants=[tenant], components=own).workflow(tenant, ref(digest))
+    assert isinstance(workflow, Workflow)
+    await job.run(workflow)
     assert job.outputs == {"a": "he"}
     for flows in (Flows(bus, None, tenants=["other"], components=own), Flows(bus, None, tenants=[tenant])):
         with pytest.raises(UnsupportedVersion):
             await flows.workflow(tenant, ref(digest))
+
+
+async def test_a_langflow_flow_is_run_where_the_runner_was_started_for_it(bus: Bus, tenant: Tenant) -> None:
+    digest = await blob.put(bus, tenant, b'{"nodes": [], "edges": []}')
+    flow = FlowRef(id="f", name="f", version=1, kind="langflow", digest=digest)
+    with pytest.raises(UnsupportedVersion, match="--langflow"):
+        await Flows(bus, None).workflow(tenant, flow)
+    found = await Flows(bus, None, langflow=True).workflow(tenant, flow)
+    assert found == LangflowFlow("f", b'{"data":{"nodes":[],"edges":[]}}', digest)
+
+
+@pytest.mark.parametrize("definition", [b"[]", b"{", b'{"data": []}'])
+async def test_what_is_no_langflow_flow_is_handed_to_another(bus: Bus, tenant: Tenant, definition: bytes) -> None:
+    digest = await blob.put(bus, tenant, definition)
+    flow = FlowRef(id="f", name="f", version=1, kind="langflow", digest=digest)
+    with pytest.raises(UnsupportedVersion):
+        await Flows(bus, None, langflow=True).workflow(tenant, flow)

@@ -1,0 +1,1 @@
+"""What runs in the children of a runner beside flow code: all that imports lfx (the extra `perdure[langflow]`)."""

@@ -1,0 +1,76 @@
+"""What is changed about lfx before any flow code runs: gates, and the bodies of loops.
+
+lfx keeps one slot for a request, so that of two gates in a layer one is asked; and where it does not stop (the body of
+a loop, a nested flow) it runs every branch. A loop builds its body from the flow's raw nodes, which tweaks do not
+reach.
+"""
+
+import contextlib
+import copy
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from lfx.graph.graph.base import Graph
+from lfx.processing.process import apply_tweaks
+
+
+class GateCannotPause(RuntimeError):
+    """Somebody was asked where the run cannot be suspended."""
+
+
+class Requests:
+    """The requests of one pass, by lfx's id. `asked` is told of each once, as soon as it is made."""
+
+    def __init__(self, asked: Callable[[dict[str, Any]], None]) -> None:
+        self.open: dict[str, dict[str, Any]] = {}
+        self._asked = asked
+
+    def add(self, request: dict[str, Any]) -> None:
+        """Note a request. A gate asks once for each of its branches: the first one counts."""
+        if request["request_id"] not in self.open:
+            self.open[request["request_id"]] = request
+            self._asked(request)
+
+
+def guard_gates(requests: Requests) -> None:
+    """Collect every request, and refuse one that is made where lfx would not stop."""
+    pause = Graph.request_pause
+
+    def request_pause(graph: Any, reason: str = "pause_requested", data: dict[str, Any] | None = None) -> None:
+        if not graph.checkpointing_enabled:
+            raise GateCannotPause("a gate inside a loop or a nested flow: the run cannot be suspended there")
+        if data and "request_id" in data:
+            requests.add(data)
+        pause(graph, reason, data)
+
+    Graph.request_pause = request_pause
+
+
+def tweak_loop_bodies(tweaks: dict[str, dict[str, Any]]) -> None:
+    """Give loops tweaked copies of their body's nodes; they write their items into those, not into the flow's."""
+    create = Graph.create_subgraph
+
+    @contextlib.asynccontextmanager
+    async def create_subgraph(graph: Any, vertex_ids: set[str]) -> AsyncIterator[Any]:
+        nodes = graph._vertices
+        graph._vertices = [tweaked(node) for node in nodes if node["id"] in vertex_ids]
+        made = create(graph, vertex_ids)
+        try:
+            subgraph = await made.__aenter__()  # reads the nodes before anything else can run
+        finally:
+            graph._vertices = nodes
+        try:
+            yield subgraph
+        finally:
+            await made.__aexit__(None, None, None)
+
+    def tweaked(node: dict[str, Any]) -> dict[str, Any]:
+        node = copy.deepcopy(node)
+        fields = tweaks.get(node["id"], {})
+        apply_tweaks(node, fields)
+        template = node["data"]["node"]["template"]
+        for field in fields.keys() & template.keys():
+            template[field]["show"] = True  # hidden fields, such as keys, are not passed on
+        return node
+
+    Graph.create_subgraph = create_subgraph
