@@ -115,9 +115,13 @@ class Bench:
     async def _unseal(self, tenant: Tenant, submitted: ev.SubmittedData) -> Overrides:
         return self.overrides
 
-    async def submit(self, flow: Mapping[str, Any], given: Any = "hello", **more: Any) -> JobRef:
-        """Store the flow, submit a job of it, ring."""
+    async def submit(
+        self, flow: Mapping[str, Any], given: Any = "hello", cut: tuple[dict[JobRef, int], int] | None = None, **more: Any
+    ) -> JobRef:
+        """Store the flow, submit a job of it, ring. `cut`: where to note the job before anybody runs it, and what."""
         ref = JobRef(self.tenant, new_job_id())
+        if cut is not None:
+            cut[0][ref] = cut[1]
         digest = await self.eventlog.blobs.put(self.tenant, json.dumps(flow).encode())
         log = JobLog(self.eventlog, ref, self.clock)
         submitted = ev.SubmittedData(
@@ -153,6 +157,20 @@ class Bench:
                 assert not log.state.terminal, f"{log.state.status}: {log.state.end}"
                 await changed.wait()
 
+    async def play(self, ref: JobRef, actions: Mapping[str, str], within_seconds: float = 120.0) -> list[AnyEvent]:
+        """Answer whatever is asked, by the end of a component's id, until the job has completed. Its log."""
+        async with asyncio.timeout(within_seconds), news(self.bus, ref) as changed:
+            while True:
+                changed.clear()
+                job = (await self.log(ref)).state
+                if job.terminal:
+                    return await self.reached(ref)
+                if job.status is Status.SUSPENDED and job.asked:
+                    names = [r.name.partition("-")[2] for r in job.asked.values()]
+                    await self.answer(ref, **{name: actions[name] for name in names})
+                    continue
+                await changed.wait()
+
     async def answer(self, ref: JobRef, **actions: str) -> None:
         """Answer open requests: the last part of a component's id -> action."""
         for component, action in actions.items():
@@ -181,7 +199,9 @@ def finished(events: list[AnyEvent]) -> list[Finished]:
     return journal(events)
 
 
-def dead(run: LangflowRun) -> None:
-    """SIGKILL for the child that runs now."""
-    assert run._child is not None, "no pass"
+def kill(run: LangflowRun) -> bool:
+    """SIGKILL for the child that runs now; whether one did."""
+    if run._child is None:
+        return False
     run._child.kill()
+    return True
