@@ -116,7 +116,11 @@ class Bench:
         return self.overrides
 
     async def submit(
-        self, flow: Mapping[str, Any], given: Any = "hello", cut: tuple[dict[JobRef, int], int] | None = None, **more: Any
+        self,
+        flow: Mapping[str, Any],
+        given: Any = "hello",
+        cut: tuple[dict[JobRef, int], int] | None = None,
+        **more: Any,
     ) -> JobRef:
         """Store the flow, submit a job of it, ring. `cut`: where to note the job before anybody runs it, and what."""
         ref = JobRef(self.tenant, new_job_id())
@@ -155,6 +159,16 @@ class Bench:
                     assert verify.log(events) == []
                     return events
                 assert not log.state.terminal, f"{log.state.status}: {log.state.end}"
+                await changed.wait()
+
+    async def heard(self, ref: JobRef, what: Callable[[AnyEvent], bool]) -> AnyEvent:
+        """The first event of the log that is so, once it is there."""
+        async with asyncio.timeout(WITHIN_SECONDS), news(self.bus, ref) as changed:
+            while True:
+                changed.clear()
+                found = next((event for event in (await self.log(ref)).events if what(event)), None)
+                if found is not None:
+                    return found
                 await changed.wait()
 
     async def play(self, ref: JobRef, actions: Mapping[str, str], within_seconds: float = 120.0) -> list[AnyEvent]:

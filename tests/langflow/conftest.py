@@ -1,7 +1,7 @@
 """Tests of Langflow flows need the extra. Without it they are skipped, and the run says which and why."""
 
 import importlib.util
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs the extra."""
     if importlib.util.find_spec("lfx") is None:
         for item in items:
-            if "tests/langflow/" in item.path.as_posix() and item.get_closest_marker("without_lfx") is None:
+            if "tests/langflow/" in item.path.as_posix():
                 item.add_marker(pytest.mark.skip(reason=WHY))
 
 
@@ -50,6 +50,3 @@ async def session_bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
 def bench(session_bus: Bus, nats_server: NatsServer, pool: Pool) -> Bench:
     """A tenant and a queue of the test's own."""
     return Bench(session_bus, nats_server, pool)
-
-
-Flow = Callable[[str], dict[str, Any]]

@@ -44,7 +44,8 @@ class Sleeper(Component):
         if self.boom:
             raise ValueError(self.boom)
         self.note("end")
-        secret = f":{self.secret}" if self.secret else ""
+        secret = self.secret.get_secret_value() if hasattr(self.secret, "get_secret_value") else self.secret
+        secret = f":{secret}" if secret else ""
         return Message(text=f"slept:{self.text}{secret}")
 """
 
@@ -86,7 +87,9 @@ def node(kind: str, node_id: str, **values: Any) -> Node:
     return place(kind, node_id, t)
 
 
-def sleeper(node_id: str, *, seconds: float, log: str = "", boom: str = "", secret: str = "") -> Node:
+def sleeper(
+    node_id: str, *, seconds: float, log: str = "", boom: str = "", secret: str = "", source: str = SLEEPER
+) -> Node:
     """A custom component: its whole source travels in the node, as with any component edited in the UI."""
     base = copy.deepcopy(templates()["ChatInput"]["template"]["input_value"])
 
@@ -105,7 +108,7 @@ def sleeper(node_id: str, *, seconds: float, log: str = "", boom: str = "", secr
 
     code = {
         "type": "code",
-        "value": SLEEPER,
+        "value": source,
         "name": "code",
         "show": True,
         "required": True,
@@ -446,3 +449,32 @@ def flows(log: str = "", seconds: float = 3) -> dict[str, Node]:
             )
         )
     return {f["name"]: f for f in made}
+
+
+def custom(body: str, imports: str = "") -> Node:
+    """Chat input to a component of one's own to chat output. `body` are lines that may set `text`, its input before."""
+    lines = "\n".join("        " + line for line in body.splitlines())
+    source = f"""{imports}
+from lfx.custom import Component
+from lfx.io import MessageTextInput, Output
+from lfx.schema.message import Message
+
+
+class Custom(Component):
+    display_name = "Custom"
+    name = "Sleeper"
+    inputs = [MessageTextInput(name="text", display_name="Text")]
+    outputs = [Output(display_name="Message", name="message", method="run_it")]
+
+    async def run_it(self) -> Message:
+        text = self.text
+{lines}
+        return Message(text=str(text))
+"""
+    ci, own, co = (
+        node("ChatInput", "ChatInput-in001"),
+        sleeper("Sleeper-own01", seconds=0, source=source),
+        node("ChatOutput", "ChatOutput-out01"),
+    )
+    edges = [edge(ci, "message", own, "text"), edge(own, "message", co, "input_value")]
+    return {"name": "custom", "data": {"nodes": [ci, own, co], "edges": edges, "viewport": {"x": 0, "y": 0, "zoom": 1}}}

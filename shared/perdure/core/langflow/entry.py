@@ -17,15 +17,15 @@ from perdure.errors import Malformed
 FORMAT: Final = 1
 
 
-class Entry(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Entry(Struct, frozen=True, kw_only=True):
     """`lfx` is the version that made it. `kept`: outputs by name, as lfx 1.13 writes values (`serialize_value`), or a
     table of ours; None when one of them cannot be kept, and the component runs again if somebody reads it. `states`:
     what lfx calls the state of each component; `branches`: members of its graph, by name. `output`: what the API shows
     of a terminal component (`type status display_name content metadata`).
     """
 
-    lfx: str
     v: int = FORMAT
+    lfx: str
     kept: dict[str, UserValue] | None = None
     states: dict[str, str] = {}
     branches: dict[str, UserValue] = {}

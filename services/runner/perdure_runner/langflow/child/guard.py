@@ -11,7 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from lfx.graph.graph.base import Graph
+from lfx.graph.vertex.base import Vertex
 from lfx.processing.process import apply_tweaks
+
+from perdure_runner.langflow.child.place import COMPONENT
 
 
 class GateCannotPause(RuntimeError):
@@ -44,6 +47,19 @@ def guard_gates(requests: Requests) -> None:
         pause(graph, reason, data)
 
     Graph.request_pause = request_pause
+
+
+def name_what_loads() -> None:
+    """Have `COMPONENT` say whose class is being made, for errors of loading: lfx says it in none."""
+    make = Vertex.instantiate_component
+
+    def instantiate_component(vertex: Any, *arguments: Any, **more: Any) -> Any:
+        before = COMPONENT.set(vertex.id)
+        made = make(vertex, *arguments, **more)
+        COMPONENT.reset(before)  # not where it raises: then it is the one
+        return made
+
+    Vertex.instantiate_component = instantiate_component
 
 
 def tweak_loop_bodies(tweaks: dict[str, dict[str, Any]]) -> None:

@@ -14,7 +14,13 @@ from lfx.graph.exceptions import GraphPausedException
 from lfx.run.hitl import request_id_targets_vertex
 from lfx.services.deps import get_settings_service
 
-from perdure_runner.langflow.child.guard import GateCannotPause, Requests, guard_gates, tweak_loop_bodies
+from perdure_runner.langflow.child.guard import (
+    GateCannotPause,
+    Requests,
+    guard_gates,
+    name_what_loads,
+    tweak_loop_bodies,
+)
 from perdure_runner.langflow.child.load import graph_of
 from perdure_runner.langflow.child.memory import Memory
 from perdure_runner.langflow.child.pipe import Pipe
@@ -58,6 +64,7 @@ class Pass:
         if (other := next((s.entry.lfx for s in start.journal if s.entry.lfx != LFX), None)) is not None:
             return Broken(code="code_changed", message=f"lfx {other} began the job, this is lfx {LFX}")
         guard_gates(self._requests)
+        name_what_loads()
         tweak_loop_bodies(start.tweaks)
         Memory(start.messages).install()
         try:
@@ -212,7 +219,13 @@ def unloadable(exc: BaseException) -> Broken:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     package = cause.name if isinstance(cause, ImportError) else None
-    return Broken(code="INVALID_FLOW_DATA", message=_text(exc), error_type=type(cause).__name__, package=package)
+    return Broken(
+        code="INVALID_FLOW_DATA",
+        message=_text(exc),
+        error_type=type(cause).__name__,
+        component=COMPONENT.get() or None,
+        package=package,
+    )
 
 
 def _text(exc: BaseException) -> str:

@@ -1,0 +1,192 @@
+"""What a flow may take and see; and that a process which dies, hangs or takes too much harms nobody else."""
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.langflow.bench import Bench, contents, finished
+from tests.langflow.flowfiles import custom
+
+from perdure.clock import SystemClock
+from perdure.core import event as ev
+from perdure.core.event import Status
+from perdure.jobs import control
+from perdure.testing.factory import OWNER
+from perdure_runner.langflow.flow import Overrides
+from perdure_runner.langflow.pool import Confines, Pool
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+async def test_083_a_gate_in_a_loop_fails_and_runs_no_branch(bench: Bench, flows: dict[str, Any]) -> None:
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flows["loop_with_gate"], "a,b"), Status.FAILED)
+    end = events[-1]
+    assert isinstance(end, ev.JobFailed)
+    assert (end.data.error.code, end.data.error.step) == ("HITL_UNSUPPORTED_PLACE", "LoopComponent-l0001")
+    assert contents(events) == {}
+
+
+async def test_085_the_environment_of_the_runner_is_invisible(bench: Bench) -> None:
+    assert len(os.environ) > 5
+    flow = custom("text = ' '.join(sorted(os.environ))", "import os")
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flow))
+    seen = set(contents(events)["out01"].split())
+    lfx = {"OTEL_SEMCONV_STABILITY_OPT_IN", "USER_AGENT"}  # which it and its packages set themselves
+    assert seen - lfx - {"LC_CTYPE"} == {"HOME", "TMPDIR", "LANGFLOW_CONFIG_DIR"}
+
+
+async def test_087_a_child_over_its_memory_costs_an_attempt_and_the_runner_lives(
+    bench: Bench, flows: dict[str, Any]
+) -> None:
+    flow = custom("held = []\nfor _ in range(64): held.append(bytearray(1 << 28))")
+    async with bench.runner():
+        beside = await bench.submit(flows["two_slow_steps"], "beside")
+        events = await bench.reached(await bench.submit(flow, max_failures=1), Status.FAILED)
+        assert contents(await bench.reached(beside)) == {"out01": "slept:slept:beside"}
+    end = events[-1]
+    assert isinstance(end, ev.JobFailed)
+    assert (end.data.error.code, end.data.error.step) == ("out_of_memory", "Sleeper-own01")
+
+
+async def test_a_child_that_dies_costs_three_attempts_at_most(bench: Bench) -> None:
+    flow = custom("os._exit(3)", "import os")
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flow), Status.FAILED)
+    failures = [e.data for e in events if isinstance(e, ev.StepFailed)]
+    assert [(f.step, f.error.code, f.final) for f in failures] == [
+        ("Sleeper-own01", "child_died", False),
+        ("Sleeper-own01", "child_died", False),
+        ("Sleeper-own01", "child_died", True),
+    ]
+    assert sum(isinstance(e, ev.AttemptStarted) for e in events) == 3
+
+
+async def test_a_pass_that_hangs_is_ended_by_its_time(bench: Bench) -> None:
+    bench.pass_seconds = 1.0
+    flow = custom("while True: pass")
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flow, max_failures=1), Status.FAILED)
+    end = events[-1]
+    assert isinstance(end, ev.JobFailed)
+    assert end.data.error.code == "timeout"
+
+
+async def test_a_cancel_ends_a_component_that_ignores_it(bench: Bench) -> None:
+    flow = custom("while True: pass")
+    async with bench.runner():
+        ref = await bench.submit(flow)
+        await bench.heard(ref, lambda e: isinstance(e, ev.StepCompleted))
+        await control.cancel(bench.desk, ref, OWNER, grace_seconds=5.0)
+        events = await bench.reached(ref, Status.CANCELLED)
+    end = events[-1]
+    assert isinstance(end, ev.JobCancelled)
+    assert end.attempt == 1
+
+
+async def test_097_a_child_leaves_nothing_behind_and_has_a_folder_of_its_own(
+    bench: Bench, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    flow = custom(
+        "open('left', 'w').close()\n"
+        "open(os.path.expanduser('~/left2'), 'w').close()\n"
+        "text = '|'.join([os.environ['LANGFLOW_CONFIG_DIR'], os.path.expanduser('~'), os.getcwd(),"
+        " get_settings_service().settings.config_dir])",
+        "import os\nfrom lfx.services.deps import get_settings_service",
+    )
+    async with bench.runner():
+        jobs = [await bench.submit(flow) for _ in range(2)]
+        found = [contents(await bench.reached(job))["out01"].split("|") for job in jobs]
+    for places in found:
+        assert len(set(places)) == 1, places
+    assert found[0][0] != found[1][0]
+    await eventually(lambda: not any(Path(places[0]).exists() for places in found))
+
+
+async def test_a_component_has_no_socket_but_its_pipe(bench: Bench) -> None:
+    flow = custom(
+        "text = sorted(os.readlink(f'/proc/self/fd/{n}').split(':')[0] for n in os.listdir('/proc/self/fd')"
+        " if os.path.exists(f'/proc/self/fd/{n}') or os.path.islink(f'/proc/self/fd/{n}'))",
+        "import os",
+    )
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flow))
+    kinds = contents(events)["out01"]
+    # its pipe, and the pair by which a loop wakes itself
+    assert kinds.count("'socket'") == 3, kinds
+
+
+@pytest.mark.parametrize("imported", ["no_such_package", "no_such_package.inner"])
+async def test_099_an_import_that_is_missing_fails_at_once_and_is_named(bench: Bench, imported: str) -> None:
+    flow = custom("pass", f"import {imported}")
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flow), Status.FAILED)
+    end = events[-1]
+    assert isinstance(end, ev.JobFailed)
+    assert end.data.error.code == "INVALID_FLOW_DATA"
+    assert end.data.error.details["package"] == "no_such_package"
+    assert end.data.error.step == "Sleeper-own01"
+    assert end.attempt == 1
+
+
+async def test_099_an_import_inside_a_function_fails_that_component(bench: Bench) -> None:
+    flow = custom("import no_such_package")
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flow), Status.FAILED)
+    end = events[-1]
+    assert isinstance(end, ev.JobFailed)
+    assert (end.data.error.code, end.data.error.step) == ("component_failed", "Sleeper-own01")
+    assert end.data.error.details == {"error_type": "ModuleNotFoundError", "package": "no_such_package"}
+
+
+async def test_022_globals_reach_a_component_behind_a_gate_and_are_in_no_event(
+    bench: Bench, flows: dict[str, Any]
+) -> None:
+    bench.overrides = Overrides(globals={"MY_KEY": "canary-4711"})
+    async with bench.runner():
+        ref = await bench.submit(flows["secret_after_gate"], "x")
+        await bench.reached(ref, Status.SUSPENDED)
+        await bench.answer(ref, gate1="approve")
+        events = await bench.reached(ref)
+    assert contents(events) == {"ok001": "slept:x:**********"}  # lfx hides what a component gives away
+    gives = {"Sleeper-s0001", "ChatOutput-ok001"}  # the component that gives it away, and the one that gets it
+    assert not [e for e in events if "canary" in str(e) and getattr(e.data, "step", None) not in gives]
+
+
+async def test_025_a_tweak_behind_a_gate_holds_after_a_resume(bench: Bench, flows: dict[str, Any]) -> None:
+    bench.overrides = Overrides(tweaks={"Sleeper-slow2": {"seconds": 0.01, "text2": "t"}, "nobody": {"x": 1}})
+    async with bench.runner():
+        ref = await bench.submit(flows["hitl_slow"], "x")
+        await bench.reached(ref, Status.SUSPENDED)
+        await bench.answer(ref, gate1="approve")
+        events = await bench.reached(ref)
+    slow = {e.data.step: e.data.duration_seconds for e in events if isinstance(e, ev.StepCompleted)}
+    assert slow["Sleeper-slow2"] < slow["Sleeper-slow1"]
+
+
+async def test_a_protected_field_refuses_all_tweaks(bench: Bench, flows: dict[str, Any]) -> None:
+    bench.overrides = Overrides(tweaks={"Sleeper-slow1": {"code": "import os", "seconds": 0.01}})
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flows["two_slow_steps"]), Status.FAILED)
+    end = events[-1]
+    assert isinstance(end, ev.JobFailed)
+    assert end.data.error.code == "tweaks_refused"
+    assert finished(events) == []
+
+
+async def test_children_that_wait_are_replaced_when_the_process_that_forks_dies() -> None:
+    async with Pool.running(Confines(ahead=1), SystemClock()) as pool:
+        child = await pool.take()
+        os.kill(parent_of(child.pid.result()), 9)
+        assert await child.receive() is None
+        await child.close()
+        again = await pool.take()
+        assert again.pid.result() != child.pid.result()
+        await again.close()
