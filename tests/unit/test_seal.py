@@ -53,7 +53,9 @@ def test_without_its_key_it_is_a_named_state() -> None:
     assert not MasterKeys().able
 
 
-@pytest.mark.parametrize("text", ["x", "one:short", f"{ONE},{ONE}", f"{ONE} {TWO}"])
+@pytest.mark.parametrize(
+    "text", ["x", "one:short", f"{ONE},{ONE}", f"{ONE} {TWO}"], ids=["none", "short", "twice", "no comma"]
+)
 def test_what_is_no_key_is_refused_and_never_shown(text: str) -> None:
     with pytest.raises(ValueError, match=r"name:base64|one name") as caught:
         MasterKeys(text)
