@@ -103,8 +103,11 @@ class SyncClient:
         retry_seconds: float = 20.0,
         clock: Clock | None = None,
         chance: Chance | None = None,
+        channel: str | None = None,
     ) -> None:
-        self._client = Client(url, key, timeout=timeout, retry_seconds=retry_seconds, clock=clock, chance=chance)
+        self._client = Client(
+            url, key, timeout=timeout, retry_seconds=retry_seconds, clock=clock, chance=chance, channel=channel
+        )
         self._thread = LoopThread("perdure-client", self._client)
         self._lock = threading.Lock()
         self._started = self._closed = False
