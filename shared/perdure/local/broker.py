@@ -19,6 +19,7 @@ log = logs.get(__name__)
 
 LOOK_SECONDS: Final = 0.2  # how soon a dead broker is noticed
 HEALTH_SECONDS: Final = 1.0
+CANARY_SECONDS: Final = 60.0
 MISSES: Final = 2
 STOP_SECONDS: Final = 2.0
 ROOM_BYTES: Final = 64 * 1024 * 1024  # with less left on the disk a restart would not help: it is left alone
@@ -26,9 +27,10 @@ ROOM_BYTES: Final = 64 * 1024 * 1024  # with less left on the disk a restart wou
 
 class BrokerWatch:
     """`run` watches a started server until `stop`. A write error of the disk kills one stream until a restart, and only
-    the full `/healthz` or an append there tells. Each second it is asked, and with `bus` (the supervisor's connection)
-    a canary is appended, to one stream after the other, to the same one again after a miss: two misses in a row, with
-    room on the disk, restart the broker. Where somebody else has taken its port meanwhile it takes another one, and
+    the full `/healthz` or an append there tells. Each second it is asked, and each minute, with `bus` (the supervisor's
+    connection), a canary is appended, to one stream after the other, to the same one again a second after a miss: two
+    misses in a row, with room on the disk, restart the broker. Not more often, because an append to a stream that is
+    at rest makes the broker read its whole last block (8 MB) and keep it for a while. Where somebody else has taken its port meanwhile it takes another one, and
     `moved` says so: nobody who knows the old one will find it again.
     """
 
@@ -44,7 +46,7 @@ class BrokerWatch:
     ) -> None:
         self._server, self._clock, self._bus = server, clock, bus
         self._canaries = canary.subjects()
-        self._next = next(self._canaries)
+        self._next, self._canary_at = next(self._canaries), clock.monotonic()
         self._changed, self._gave_up, self._moved = changed, gave_up, moved
         self._stopping = asyncio.Event()
 
@@ -85,12 +87,12 @@ class BrokerWatch:
     async def _well(self) -> bool:
         """One look: what the broker says of itself, and whether it takes the next canary."""
         well = await asyncio.to_thread(self._server.healthy)
-        if self._bus is None or not well:
+        if self._bus is None or not well or self._clock.monotonic() < self._canary_at:
             return well
         if not await canary.taken(self._bus, self._next):
             log.warning("canary not taken", subject=self._next)
             return False
-        self._next = next(self._canaries)
+        self._next, self._canary_at = next(self._canaries), self._clock.monotonic() + CANARY_SECONDS
         return True
 
     def _start(self) -> None:
