@@ -83,6 +83,11 @@ def child_job_id(parent: JobId, path: str, name: str, occurrence: int) -> JobId:
     return JobId(derived("child", parent, path, name, str(occurrence)))
 
 
+def run_job_id(tenant: Tenant, owner: Principal, flow: str, thread: str, run: str) -> JobId:
+    """The id of the one job that a run of an AG-UI thread can be, for its owner and the flow of that id."""
+    return JobId(derived("agui", tenant, owner, flow, thread, run))
+
+
 def effect_key(root: str, path: str, name: str, occurrence: int) -> str:
     """`ctx.idempotency_key`: stable over attempts, so that the outside world can tell a repeated effect."""
     return str(uuid.uuid5(uuid.UUID(root), msgspec.json.encode([path, name, str(occurrence)]).decode()))

@@ -16,6 +16,8 @@ def test_derived_ids_are_frozen() -> None:
     assert ids.job_id_of_key(Tenant("main"), Principal("user:ann"), "order-1") == "d2ae6a2b-564b-55ba-9ca7-18047c4daa4e"
     assert ids.job_id_of_key(Tenant("main"), Principal("user:ann"), 'a"b\\é') == "b5cdbabc-4e51-5762-9a51-70faff8a1b00"
     assert ids.derived("child", JOB, "", "sub", "1") == "5301444d-cfd3-5f65-b50a-262f597e9c66"
+    run = ids.run_job_id(Tenant("main"), Principal("user:ann"), "f1", "thread-1", "run-1")
+    assert run == "69e752f0-d17d-5c22-b99e-d2aa0d3b6387"
     assert ids.effect_key(JOB, "/1.2", "pay", 1) == "1edf4870-5234-5c45-aecf-2597b17e119e"
 
 

@@ -41,6 +41,7 @@ from perdure_gateway.rates import PER_MINUTE, Rates
 from perdure_gateway.refusals import Refusals
 from perdure_gateway.revoke import Revocations
 from perdure_gateway.routes import (
+    agui,
     events,
     flows,
     groups,
@@ -61,6 +62,7 @@ from perdure_gateway.routes import service as service_routes
 from perdure_gateway.secrets import Secrets
 from perdure_gateway.sql import Sql
 from perdure_gateway.strict import MAX_BYTES
+from perdure_gateway.threads import Threads
 
 WAIT_SECONDS: Final = 0.2
 RESOURCES: Final = (
@@ -80,6 +82,7 @@ RESOURCES: Final = (
     key_routes,
     service_routes,
     health,
+    agui,
 )
 
 log = structlog.get_logger(__name__)
@@ -188,6 +191,7 @@ def make(
     app[keys.FLOWS] = FlowHeads(sql, service.clock, outage_seconds, partial(blob.get, bus))
     app[keys.MEMBERSHIPS] = Memberships(sql, service.clock, outage_seconds)
     app[keys.SECRETS] = Secrets(sql, service.clock, outage_seconds)
+    app[keys.THREADS] = Threads(sql)
     app[keys.CURSORS] = Cursors(app[keys.SECRETS])
     app[keys.TRAIL], app[keys.REFUSALS] = Trail(bus, service.clock), Refusals(service.clock)
     app[keys.LANGFLOW], app[keys.MASTER_KEYS] = langflow, master_keys or MasterKeys()

@@ -20,12 +20,16 @@ from perdure_gateway.problems import Problem
 
 READ_SECONDS: Final = 15.0
 MAX_DEADLINE_SECONDS: Final = 400 * 86_400
+_TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 _KEY: Final = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
 _JSON_TYPE: Final = re.compile(r'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.ASCII | re.IGNORECASE)
 
 Name = Annotated[str, StringConstraints(pattern=f"^{FLOW_NAME.pattern}$")]
 PrincipalName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,126}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Tags = Annotated[
+    dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")], Text], Field(max_length=16)
+]
 
 
 class Body(BaseModel):
@@ -47,10 +51,7 @@ class SubmitBody(Body):
     flow: Annotated[str, StringConstraints(pattern=rf"^{FLOW_NAME.pattern}(@[1-9][0-9]{{0,8}})?$")]
     input: Any = None
     session_id: Text | None = None
-    tags: Annotated[
-        dict[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")], Text],
-        Field(max_length=16),
-    ] = {}
+    tags: Tags = {}
     queue: Annotated[str, StringConstraints(pattern=f"^{TOKEN.pattern}$")] = "default"
     priority: Literal["low", "normal", "high"] = "normal"
     not_before: str | None = None
@@ -236,6 +237,12 @@ def idempotency_key(request: web.Request) -> str | None:
         fault = Fault("malformed", "once, 1 to 255 printable ASCII characters", header="Idempotency-Key")
         raise Problem("invalid-header", "see errors", faults=[fault])
     return key
+
+
+def traceparent(request: web.Request) -> str | None:
+    """The trace that the caller is in, where it says so as W3C Trace Context does."""
+    text = request.headers.get("traceparent", "")
+    return text if _TRACEPARENT.fullmatch(text) else None
 
 
 def query(request: web.Request, *names: str) -> dict[str, str]:

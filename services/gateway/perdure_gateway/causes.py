@@ -82,6 +82,10 @@ CAUSES: Final[Mapping[str, Cause]] = {
         "The job waits for no back-off and no matching code.", "`job_status` says what it does instead."
     ),
     "key-ended": Cause("The key is revoked or expired.", "Make a new key and use it from now on."),
+    "thread-busy": Cause(
+        "A run of this AG-UI thread goes on, and asks nothing that the caller may answer.",
+        "Post its `run_id` to attach to it, or wait for its end; another thread is free.",
+    ),
     "name-taken": Cause("Another flow has that name.", "Change that one with PUT, or choose another name."),
     "in-use": Cause(
         "Jobs of the flow have not ended.", "Wait for them, or send `?cancel_jobs=true`, which cancels them first."

@@ -52,7 +52,8 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         if problem is None:
             log.exception("request failed", http_request_id=request[REQUEST_ID], method=request.method)
             problem = Problem("internal", "the fault is ours; it is in the log under http_request_id")
-        return respond(problem, request[REQUEST_ID])
+        declared = policy.policy_of(request.match_info.handler)
+        return respond(problem, request[REQUEST_ID], declared.problems if declared is not None else policy.PROBLEM)
 
 
 async def _authorised(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -26,6 +26,7 @@ from perdure_gateway.refusals import Refusals
 from perdure_gateway.revoke import Revocations
 from perdure_gateway.secrets import Secrets
 from perdure_gateway.sql import Sql
+from perdure_gateway.threads import Threads
 
 BUS: Final = web.AppKey("bus", Bus)
 DESK: Final = web.AppKey("desk", Desk)
@@ -45,6 +46,7 @@ METRICS: Final = web.AppKey("metrics", Metrics)
 MEMBERSHIPS: Final = web.AppKey("memberships", Memberships)
 TRAIL: Final = web.AppKey("trail", Trail)
 REFUSALS: Final = web.AppKey("refusals", Refusals)
+THREADS: Final = web.AppKey("threads", Threads)
 SECRETS: Final = web.AppKey("secrets", Secrets)
 MASTER_KEYS: Final = web.AppKey("master_keys", MasterKeys)
 LANGFLOW: Final = web.AppKey("langflow", Manner)

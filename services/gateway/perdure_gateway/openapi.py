@@ -11,7 +11,7 @@ import perdure
 from perdure_gateway.policy import Handler, Policy, policy_of, rights
 from perdure_gateway.schemas import REF, components
 
-PROBLEM: Final = {"application/problem+json": {"schema": {"$ref": REF.format(name="Problem")}}}
+PROBLEM: Final = {"schema": {"$ref": REF.format(name="Problem")}}
 _PARAMETER: Final = re.compile(r"\{(\w+)(?::((?:[^{}]|\{[^{}]*\})*))?\}")
 _QUERY: Final[dict[str, dict[str, Any]]] = {
     "limit": {"type": "integer", "minimum": 1, "maximum": 500},
@@ -144,7 +144,7 @@ def _responses(declared: Policy) -> dict[str, Any]:
         if status not in (204, 304):
             schema = {} if declared.record is None else {"$ref": REF.format(name=declared.record.__name__)}
             found[str(status)]["content"] = {media: {"schema": schema} for media in declared.media}
-    found["default"] = {"description": "A problem (RFC 9457)", "content": PROBLEM}
+    found["default"] = {"description": "A problem (RFC 9457)", "content": {declared.problems: PROBLEM}}
     return found
 
 

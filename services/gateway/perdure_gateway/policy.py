@@ -20,6 +20,7 @@ Right = Literal["read", "execute", "answer", "edit", "share", "admin", "values",
 Surface = Literal["native", "langflow"]
 SCOPES: Final = get_args(Right)
 JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
 
 
 class Policy(Struct, frozen=True, kw_only=True):
@@ -28,7 +29,7 @@ class Policy(Struct, frozen=True, kw_only=True):
 
     `query` names the parameters, `body` is what is sent (`optional`: or nothing), `answers` the statuses that are no
     problem, `media` what comes back, `record` its shape where it has one; `keyed`: an Idempotency-Key is taken.
-    `surface`: whose credentials and errors are spoken.
+    `surface`: whose credentials and errors are spoken; `problems`: the media type of problems.
     """
 
     right: Right | tuple[Right, ...] | None = None
@@ -41,6 +42,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     record: Any = None  # a msgspec type
     keyed: bool = False
     surface: Surface = "native"
+    problems: str = PROBLEM
 
 
 class Undeclared(PerdureError):
@@ -59,6 +61,7 @@ def op(
     record: Any = None,
     keyed: bool = False,
     surface: Surface = "native",
+    problems: str = PROBLEM,
 ) -> Callable[[H], H]:
     """Declare a handler. See Policy."""
     declared = Policy(
@@ -72,6 +75,7 @@ def op(
         record=record,
         keyed=keyed,
         surface=surface,
+        problems=problems,
     )
 
     def declare(handler: H) -> H:

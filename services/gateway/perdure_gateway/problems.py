@@ -60,6 +60,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "job-not-retrying": Kind(409, "The job waits for no retry"),
     "key-ended": Kind(409, "The key is no longer good"),
     "name-taken": Kind(409, "The name is taken"),
+    "thread-busy": Kind(409, "Another run of this thread goes on"),
     "in-use": Kind(409, "It is in use"),
     "flow-read-only": Kind(409, "The flow is not changed here"),
     "offset-expired": Kind(410, "The events behind the offset are gone"),
@@ -159,12 +160,12 @@ def members(problem: Problem) -> dict[str, Any]:  # Any: facts are whatever thei
     return said | problem.facts
 
 
-def respond(problem: Problem, http_request_id: str) -> web.Response:
+def respond(problem: Problem, http_request_id: str, media_type: str = MEDIA_TYPE) -> web.Response:
     """`problem` as an answer. `instance` names this very request."""
     instance = {"instance": f"urn:perdure:http-request:{http_request_id}", "http_request_id": http_request_id}
     body = msgspec.json.encode(members(problem) | instance)
     response = web.Response(body=body, status=KINDS[problem.code].status, headers=problem.headers)
-    response.content_type = MEDIA_TYPE
+    response.content_type = media_type
     return response
 
 

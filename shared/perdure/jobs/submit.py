@@ -43,8 +43,10 @@ class Submission(Struct, frozen=True, kw_only=True):
     traceparent: str | None = None
     parent: ev.Parent | None = None
     effect_root: JobId | None = None  # None: the job's own id
-    id: JobId | None = None
+    id: JobId | None = None  # of a surface whose clients name what they start
+    attach: bool = False  # a job that is there under that id is the one, whatever the body says
     sealed: Any = None  # a `perdure.seal.Sealed` as JSON
+    thread: Any = None  # what an AG-UI client posted: `messages` and `state`
 
 
 class Accepted(Struct, frozen=True):
@@ -71,9 +73,10 @@ def job_id(submission: Submission) -> JobId:
 async def submit(desk: Desk, submission: Submission) -> Accepted:
     """Accept the job. When this returns, `job.submitted` is in the log and fsynced.
 
-    A child that was submitted before is answered as it is, whatever is said now: its parent's call is its key. Raises
-    Invalid (`idempotency-key-reused`) when the key has made a job out of another body, OutcomeUnknown (with
-    the job's id; asking again with the same key is safe), Unavailable, StreamFull, TooLarge.
+    A child that was submitted before is answered as it is, whatever is said now: its parent's call is its key; so is a
+    job that its surface names (`attach`). Raises Invalid (`idempotency-key-reused`) when the key has made a job out of
+    another body, OutcomeUnknown (with the job's id; asking again with the same key is safe), Unavailable, StreamFull,
+    TooLarge.
     """
     ref = JobRef(submission.tenant, job_id(submission))
     data = _data(submission, desk.clock.broker_now())
@@ -89,7 +92,8 @@ async def submit(desk: Desk, submission: Submission) -> Accepted:
         raise OutcomeUnknown(str(exc), ref.job) from exc
     probe.hit("submit.after_append")
     if stored is None:
-        return await _replayed(desk, submission.fingerprint if submission.parent is None else None, log)
+        named = submission.parent is not None or submission.attach
+        return await _replayed(desk, None if named else submission.fingerprint, log)
     if submission.not_before is None:
         await ring(desk, ref, log.state, submitted=stored)
     else:
@@ -173,4 +177,5 @@ def _data(s: Submission, now: Instant) -> ev.SubmittedData:
         parent=s.parent,
         effect_root=s.effect_root,
         sealed=s.sealed,
+        thread=s.thread,
     )

@@ -51,6 +51,7 @@ class World:
         self.heard: list[Heard] = [first]
         self._n = self._known = 0
         self.running: dict[tuple[str, int], str] = {}  # a step and its occurrence: what it has said
+        self.channels: dict[tuple[str, int], str] = {}  # where it says it; one that becomes a message has its own
         self._uses: dict[str, int] = {}
         self._thought: dict[tuple[str, int], int] = {}
 
@@ -69,13 +70,14 @@ class World:
         assert said is not None
         self.heard.append(said)
 
-    def step(self, name: str) -> None:
+    def step(self, name: str, *, own: bool = False) -> None:
         self._uses[name] = use = self._uses.get(name, 0) + 1
         self.running[name, use] = ""
+        self.channels[name, use] = f"c-{len(self.heard)}" if own else "m-1"
         self.say("delta.step", step=name, occurrence=use, kind="started")
 
     def text(self, step: tuple[str, int], text: str) -> None:
-        where = {"step": step[0], "occurrence": step[1], "channel": "m-1"}
+        where = {"step": step[0], "occurrence": step[1], "channel": self.channels[step]}
         self.say("delta.text", **where, pos=len(self.running[step]), text=text)
         self.running[step] += text
 
@@ -134,7 +136,7 @@ class World:
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
     world = World()
-    acts = ["start", "ask", "suspend", "message", "output", "progress", "skip", "vote", "end"]
+    acts = ["start", "ask", "suspend", "message", "message", "removed", "output", "progress", "skip", "vote", "end"]
     acts += ["step"] * 4 + ["text"] * 8 + ["settle"] * 4 + ["tool", "reason", "log"]
     for _ in range(draw(st.integers(0, 50))):
         job = world.story.state
@@ -166,7 +168,7 @@ def worlds(draw: st.DrawFn) -> World:
         elif act == "suspend":
             world.suspend()
         elif act == "step" and len(running) < 4:
-            world.step(draw(st.sampled_from("abc")))
+            world.step(draw(st.sampled_from("abc")), own=draw(st.booleans()))
         elif act == "text" and running:
             world.text(draw(st.sampled_from(running)), draw(st.text("xyzé😀", min_size=1, max_size=3)))
         elif act == "reason" and running:
@@ -183,13 +185,20 @@ def worlds(draw: st.DrawFn) -> World:
             failed, output = draw(st.integers(0, 4)) == 0, draw(st.integers(0, 3)) == 0
             world.settle(draw(st.sampled_from(running)), how, failed=failed, output=output)
         elif act == "message":
-            streamed = draw(st.sampled_from([*running, ("", 1)]))
-            text = world.running.get(streamed, "") + draw(st.sampled_from(["", "more"]))
-            data = ev.MessageData(message_id="m-1", role="assistant", text=text, step=streamed[0] or None)
-            if streamed[1] == 1:
-                world.event(world.story.add(data))
-                if streamed in world.running:
-                    world.running[streamed] = ""
+            own = [step for step in running if world.channels[step] != "m-1"]
+            streamed = draw(st.sampled_from([*own, ("", 1)]))
+            text = world.running.get(streamed, "") if draw(st.integers(0, 3)) else "another text"
+            text += draw(st.sampled_from(["", "more"]))
+            channel = world.channels.get(streamed, f"b-{len(world.heard)}")
+            data = ev.MessageData(message_id=channel, role="assistant", text=text, step=streamed[0] or None)
+            world.event(world.story.add(data))
+            if streamed in world.running:
+                world.running[streamed] = ""
+                world.channels[streamed] = f"c-{len(world.heard)}"  # a channel is one message
+        elif act == "removed":
+            sent = [e.data for e in world.story.events if isinstance(e, ev.Message) and not e.data.removed]
+            if sent:
+                world.event(world.story.add(replace(draw(st.sampled_from(sent)), removed=True)))
         elif act == "output":
             data_ = ev.OutputData(name="o", occurrence=1, kind="text", value="given")
             world.event(world.story.add(data_))

@@ -1,6 +1,5 @@
 """Jobs: submit, list, read, cancel."""
 
-import re
 from typing import Final
 
 from aiohttp import web
@@ -24,7 +23,6 @@ from perdure_gateway.policy import op
 from perdure_gateway.problems import Problem
 
 MAX_WAIT_SECONDS: Final = 60
-TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 STATUSES: Final = frozenset(status.value for status in Status)
 FILTERS: Final = ("status", "flow", "tag", "session", "owner", "parent", "waiting")
 INSTANTS: Final = ("created_after", "created_before", "updated_after")
@@ -63,7 +61,7 @@ async def create(request: web.Request) -> web.Response:
         deadline_seconds=body.deadline_seconds or DEADLINE_SECONDS,
         max_failures=body.max_failures,
         idempotency_key=key,
-        traceparent=_traceparent(request),
+        traceparent=bodies.traceparent(request),
     )
     if await request.app[FULLNESS].full(job_id(submission)):
         before = await submitted_before(desk, caller.tenant, caller.principal, key, fingerprint) if key else None
@@ -190,11 +188,6 @@ async def _checked(request: web.Request, caller: Caller, body: bodies.SubmitBody
     if body.not_before is not None and body.not_before >= later(now, body.deadline_seconds or DEADLINE_SECONDS):
         raise Invalid([Fault("too-late", "must be before the deadline", pointer="/not_before")])
     return fits
-
-
-def _traceparent(request: web.Request) -> str | None:
-    text = request.headers.get("traceparent", "")
-    return text if TRACEPARENT.fullmatch(text) else None
 
 
 def _values(request: web.Request) -> bool:

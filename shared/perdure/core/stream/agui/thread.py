@@ -79,6 +79,7 @@ class Thread:
         self._ours: dict[str, Message] = {}
         self._tries: dict[Call, int] = {}
         self._streamed: dict[Key, Message] = {}
+        self._spent: set[str] = set()  # ids that messages of the log have or had
         self._named: dict[str, str] = {}  # a message of the log: the id that it has here
         self._returned: dict[str, str] = {}  # what steps returned as text: the id of the message that it would be
 
@@ -148,6 +149,7 @@ class Thread:
         if (streamed.id, streamed.role) == (mid, role) and text.startswith(streamed.text):
             said = streamed.more(text[len(streamed.text) :]) + self.end(streamed)
             streamed.kept = True
+            self._spent.add(mid)
             return said, False
         said = self.end(streamed)
         del self._ours[streamed.id]
@@ -162,6 +164,7 @@ class Thread:
         """A message that nobody has begun."""
         message = self._ours[mid] = Message(mid, "text", ("", "", 1), role)
         message.kept = True
+        self._spent.add(mid)
         return message.start() + message.more(text) + message.end()
 
     def give_out(self, name: str, text: str) -> tuple[list[Said], bool]:
@@ -199,6 +202,7 @@ class Thread:
         return next((message for message in found if message.call[:2] == (path, step)), None)
 
     def _id(self, attempt: int, call: Call, channel: str) -> str:
+        """The id of what a call says."""
         path, step, occurrence = call
         place = f"{path}/{step}" + (f"#{occurrence}" if occurrence > 1 else "")
         tries = self._tries.get(call, 0)
@@ -206,9 +210,9 @@ class Thread:
         return f"{self._job}:{attempt}:{place}{rest}"
 
     def _free(self, mid: str) -> str:
-        """`mid`, or where a message of the log has it already, the next that none has."""
+        """`mid`, or where a message of the log has or had it, the next that none ever had."""
         found, number = mid, 1
-        while found in self._ours and self._ours[found].kept:
+        while found in self._spent:
             number += 1
             found = f"{mid}~{number}"
         return found
