@@ -88,7 +88,15 @@ def node(kind: str, node_id: str, **values: Any) -> Node:
 
 
 def sleeper(
-    node_id: str, *, seconds: float, log: str = "", boom: str = "", secret: str = "", source: str = SLEEPER
+    node_id: str,
+    *,
+    seconds: float,
+    log: str = "",
+    boom: str = "",
+    secret: str = "",
+    source: str = SLEEPER,
+    takes: str = "Message",
+    gives: str = "Message",
 ) -> Node:
     """A custom component: its whole source travels in the node, as with any component edited in the UI."""
     base = copy.deepcopy(templates()["ChatInput"]["template"]["input_value"])
@@ -127,7 +135,7 @@ def sleeper(
     template = {
         "_type": "Component",
         "code": code,
-        "text": field("text", "str", "", ["Message"]),
+        "text": field("text", "str" if takes == "Message" else "other", "", [takes]),
         "text2": field("text2", "str", "", ["Message"]),
         "seconds": field("seconds", "float", seconds, []),
         "logfile": field("logfile", "str", log, ["Message"]),
@@ -135,8 +143,8 @@ def sleeper(
         "secret": field("secret", "str", secret, [], _input_type="SecretStrInput", password=True, load_from_db=True),
     }
     out = {
-        "types": ["Message"],
-        "selected": "Message",
+        "types": [gives],
+        "selected": gives,
         "name": "message",
         "display_name": "Message",
         "method": "run_it",
@@ -152,7 +160,7 @@ def sleeper(
             "template": template,
             "outputs": [out],
             "field_order": list(template)[2:],
-            "base_classes": ["Message"],
+            "base_classes": [gives],
             "display_name": "Sleeper",
             "description": "",
             "documentation": "",
@@ -451,10 +459,16 @@ def flows(log: str = "", seconds: float = 3) -> dict[str, Node]:
     return {f["name"]: f for f in made}
 
 
-def custom(body: str, imports: str = "") -> Node:
-    """Chat input to a component of one's own to chat output. `body` are lines that may set `text`, its input before."""
+def source_of(
+    body: str,
+    imports: str = "",
+    *,
+    returns: str = "Message",
+    field: str = 'MessageTextInput(name="text", display_name="Text")',
+) -> str:
+    """The source of a component. `body` are lines that may set `text`, its input before, or return."""
     lines = "\n".join("        " + line for line in body.splitlines())
-    source = f"""{imports}
+    return f"""{imports}
 from lfx.custom import Component
 from lfx.io import MessageTextInput, Output
 from lfx.schema.message import Message
@@ -463,18 +477,19 @@ from lfx.schema.message import Message
 class Custom(Component):
     display_name = "Custom"
     name = "Sleeper"
-    inputs = [MessageTextInput(name="text", display_name="Text")]
+    inputs = [{field}]
     outputs = [Output(display_name="Message", name="message", method="run_it")]
 
-    async def run_it(self) -> Message:
+    async def run_it(self) -> {returns}:
         text = self.text
 {lines}
         return Message(text=str(text))
 """
-    ci, own, co = (
-        node("ChatInput", "ChatInput-in001"),
-        sleeper("Sleeper-own01", seconds=0, source=source),
-        node("ChatOutput", "ChatOutput-out01"),
-    )
+
+
+def custom(body: str, imports: str = "") -> Node:
+    """Chat input to a component of one's own to chat output."""
+    ci, co = node("ChatInput", "ChatInput-in001"), node("ChatOutput", "ChatOutput-out01")
+    own = sleeper("Sleeper-own01", seconds=0, source=source_of(body, imports))
     edges = [edge(ci, "message", own, "text"), edge(own, "message", co, "input_value")]
     return {"name": "custom", "data": {"nodes": [ci, own, co], "edges": edges, "viewport": {"x": 0, "y": 0, "zoom": 1}}}

@@ -28,7 +28,7 @@ _WHOLE: Final = {"__lfx_ser__": "dict", "value": {}}  # lfx takes it for a whole
 async def graph_of(start: Start) -> Any:
     """The graph, ready to run on. Raises whatever loading a flow's code raises."""
     graph = await _fresh(start)
-    graph.prepare()
+    graph.prepare(start.stop_component_id, start.start_component_id)
     if start.journal or start.decisions:
         saved = json.loads(graph.build_checkpoint().model_dump_json())
         done = start.journal[: before_open_cycle(graph, [step.component for step in start.journal])]

@@ -27,6 +27,7 @@ def repair(graph: Any) -> None:
     built, gone = {vertex.id for vertex in graph.vertices if vertex.built}, skipped(graph)
     for name in built | gone:  # else a join whose other input was cut off never runs
         graph.run_manager.remove_vertex_from_runnables(name)
+    wanted = set(graph.vertices_to_run)  # all, or those up to where a partial run ends
     reached = _closure(_closure(built | set(graph._first_layer), graph.successor_map), graph.predecessor_map)
 
     def ready(vertex: Any) -> bool:
@@ -35,7 +36,7 @@ def repair(graph: Any) -> None:
         return not before or (any(name in built for name in before) and all(n in built | gone for n in before))
 
     graph.resume_first_layer = lambda: sorted(
-        v.id for v in graph.vertices if v.id in reached - built - gone and v.is_active() and ready(v)
+        v.id for v in graph.vertices if v.id in (reached & wanted) - built - gone and v.is_active() and ready(v)
     )
 
 
@@ -44,10 +45,8 @@ def unfinished(graph: Any) -> list[str]:
     reached = _closure(
         {name for v in graph.vertices if v.built for name in graph.successor_map.get(v.id, [])}, graph.successor_map
     )
-    gone = skipped(graph)
-    return sorted(
-        v.id for v in graph.vertices if v.id in reached and not v.built and v.is_active() and v.id not in gone
-    )
+    gone, wanted = skipped(graph), set(graph.vertices_to_run)
+    return sorted(v.id for v in graph.vertices if v.id in (reached & wanted) - gone and not v.built and v.is_active())
 
 
 def before_open_cycle(graph: Any, finished: list[str]) -> int:
