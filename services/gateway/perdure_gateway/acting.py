@@ -12,9 +12,9 @@ from aiohttp import web
 
 from perdure.core.standing import Standing
 from perdure.db.principals import scopes_of
-from perdure.errors import Forbidden, NotFound, PerdureError, Unavailable
+from perdure.errors import Conflict, Forbidden, NotFound, PerdureError, Unavailable
 from perdure.ids import Principal, Tenant
-from perdure_gateway.auth import Caller
+from perdure_gateway.auth import CALLER, Caller
 from perdure_gateway.keys import DESK, KEYS, MEMBERSHIPS, SQL, TRAIL
 from perdure_gateway.policy import SCOPES
 from perdure_gateway.problems import problem_of
@@ -75,6 +75,8 @@ async def judged(request: web.Request, what: str, about: str) -> AsyncIterator[N
     try:
         yield
     except PerdureError as exc:
+        if isinstance(exc, Conflict) and exc.code == "request-withdrawn" and not request[CALLER].may("values"):
+            exc.facts.pop("reason", None)  # what somebody wrote
         refused: PerdureError = exc
         if request.get(_UNKNOWN, False) and isinstance(exc, NotFound | Forbidden):
             refused = Unavailable("who is asked cannot be looked up now")

@@ -76,8 +76,8 @@ def _open(events: Sequence[AnyEvent], said: Sequence[Said]) -> list[Said]:
 
 
 def _withheld(view: dict[str, Any]) -> dict[str, Any]:
-    shown: dict[str, Any] = msgspec.to_builtins(view | {"deltas": []})
-    shown["job"] = withheld.data(shown["job"], "job")
+    job = views.job_shown(view["job"], values=False)
+    shown: dict[str, Any] = msgspec.to_builtins(view | {"job": job, "deltas": []})
     for name, kind in (("steps", "step"), ("messages", "message"), ("outputs", "output"), ("requests", "request")):
         shown[name] = [withheld.data(each, kind) for each in shown[name]]
     return shown

@@ -141,7 +141,8 @@ def job_shown(job: JobView, *, values: bool) -> JobView:
     outputs = None if job.outputs is None else {name: withhold(value) for name, value in job.outputs.items()}
     progress = None if job.progress is None else replace(job.progress, text=None, data=None)
     error = None if job.error is None else replace(job.error, message="withheld")
-    return replace(job, outputs=outputs, progress=progress, error=error)
+    requests = tuple(replace(request, title="withheld") for request in job.requests)
+    return replace(job, outputs=outputs, progress=progress, error=error, requests=requests)
 
 
 def request_shown(request: dict[str, Any], *, values: bool) -> dict[str, Any]:

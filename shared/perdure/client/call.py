@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from perdure.client.problem import error_of
+from perdure.client.withheld import readable
 from perdure.clock import Chance, Clock, SystemChance, SystemClock
 from perdure.errors import NotFound, OutcomeUnknown, PerdureError, Unavailable
 
@@ -50,7 +51,7 @@ class Caller:
         await self._session.close()
 
     async def _call(self, result: type[T], method: str, path: str, **request: Any) -> T:
-        return msgspec.json.decode(await self._send(method, path, **request), type=result)
+        return msgspec.json.decode(readable(await self._send(method, path, **request)), type=result)
 
     async def _send(
         self,

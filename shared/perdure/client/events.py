@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from perdure.client.sse import SseFrame, SseParser
+from perdure.client.withheld import readable
 from perdure.clock import Chance, Clock
 from perdure.core import codec
 from perdure.core.event import TERMINAL, AnyEvent
@@ -96,7 +97,7 @@ def decode(frame: Frame) -> Event | Delta | None:
     if frame.seq is None:
         return msgspec.json.decode(frame.data, type=Delta) if frame.type.startswith("delta.") else None
     try:
-        return codec.decode(frame.data)
+        return codec.decode(readable(frame.data))
     except UnsupportedVersion:
         return msgspec.json.decode(frame.data, type=UnknownEvent)
 

@@ -8,6 +8,7 @@ import uuid_utils
 
 from perdure.client.call import Caller, part, present
 from perdure.client.records import Answered, AnswerLink, Group, HumanRequest, Page
+from perdure.client.withheld import readable
 
 
 class InboxCalls(Caller):
@@ -95,7 +96,7 @@ class InboxCalls(Caller):
         await self._send("DELETE", f"/api/groups/{part(group)}/members/{part(principal)}")
 
     async def _act(self, request_id: str, deed: str, body: dict[str, Any]) -> Answered:
-        raw = await self._send("POST", f"/api/inbox/{part(request_id)}/{deed}", json=body)
+        raw = readable(await self._send("POST", f"/api/inbox/{part(request_id)}/{deed}", json=body))
         after: HumanRequest = msgspec.json.decode(raw, type=HumanRequest)
         return Answered(request=after, replayed=msgspec.json.decode(raw, type=_Replayed).replayed)
 

@@ -74,11 +74,10 @@ class Hand:
             name=name,
             occurrence=1,
             revision=1,
-            title=TITLE,
             asked_at=self._desk.clock.broker_now(),
             asked_for=Principal("user:ann"),
             actions=tuple(actions),
-            **({"kind": "approval"} | given | members),
+            **({"kind": "approval", "title": TITLE} | given | members),
         )
         await self.add(ev.RequestedData(request=request))
         return asked

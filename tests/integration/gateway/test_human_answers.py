@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from perdure.bus.audit import Record
+from perdure.client import Client
+from perdure.client.events import decode
 from perdure.core import event as ev
 from perdure.core.instant import later
 from perdure.db.engine import Database
@@ -225,6 +227,56 @@ async def test_who_may_edit_withdraws_and_nobody_else(gateway: Gateway, hand: Ha
     await answer(gateway.client, settled)
     late = await gateway.client.post(f"/api/inbox/{settled}/withdraw")
     assert (late.status, late.body["code"]) == (409, "already-answered")
+
+
+async def test_a_key_without_values_reads_no_word_of_a_request_by_the_client(
+    gateway: Gateway, hand: Hand, person: Person
+) -> None:
+    """Every text and value that somebody wrote, in every answer that shows a request; and our client reads them all."""
+    secret = "canary-4711"
+    pool = ev.Assignees(users=("ann", "bob", "eve"))
+    asked = await hand.ask(
+        title=secret, message=secret, proposal={"x": secret}, defaults={"y": secret}, assignees=pool,
+        quorum=ev.Quorum(n=2), errors=(ev.Wrong(pointer="/x", detail=secret),),
+    )  # fmt: skip
+    await hand.suspend(asked)
+    digest = (await gateway.client.get(f"/api/inbox/{asked}")).body["proposal_digest"]
+    said = await answer(gateway.client, asked, comment=secret, payload={"z": secret}, proposal_digest=digest)
+    assert said.body["status"] == "pending", said.raw
+    await gateway.client.post(f"/api/inbox/{asked}/comments", {"text": secret})
+    bob = await person("bob")
+    assert (await bob.post(f"/api/inbox/{asked}/delegate", {"to": "user:cy", "comment": secret})).status == 200
+    eve, job = await person("eve", "read", "answer", "edit"), asked.split("_")[0]
+    paths = [f"/api/inbox/{asked}", f"/api/jobs/{job}", f"/api/jobs/{job}/requests", f"/api/jobs/{job}/state"]
+
+    async def blind() -> None:
+        for path in paths:
+            found = await eve.get(path)
+            assert (found.status, secret in found.raw.decode()) == (200, False), path
+
+    await blind()
+    async with Client(eve.url, eve.key) as client:
+        request = await client.request(asked)
+        assert (request.title, request.message, request.errors[0].detail) == ("withheld",) * 3
+        assert (request.delegations[0].comment, request.comments[0]["text"]) == ("withheld",) * 2
+        assert request.proposal["withheld"] is True
+        assert (await client.requests(job))[0].title == "withheld"
+        assert (await client.job(job)).requests[0].title == "withheld"
+        voted = await client.answer(request, "approve")
+        assert (voted.request.status, voted.request.title) == ("pending", "withheld")
+        gone = await gateway.client.post(f"/api/inbox/{asked}/withdraw", {"reason": secret})
+        assert gone.status == 200
+        await blind()
+        assert (await client.request(asked)).history[-1]["reason"] == "withheld"
+        late = await eve.post(f"/api/inbox/{asked}/answer", {"action": "reject", "comment": "x"})
+        assert (late.body["code"], secret in late.raw.decode()) == ("request-withdrawn", False)
+        assert (await gateway.client.post(f"/api/inbox/{asked}/answer", {"action": "reject"})).body["reason"] == secret
+        stream = client.events(job, until="input.withdrawn")
+        events = [decode(frame) async for frame in stream.frames()]
+    stated = next(event for event in events if isinstance(event, ev.InputRequested))
+    assert (stated.data.request.title, stated.data.request.message) == ("withheld", "withheld")
+    assert isinstance(events[-1], ev.InputWithdrawn)
+    assert events[-1].data.reason == "withheld"
 
 
 async def test_a_comment_is_said_once_and_shown(gateway: Gateway, hand: Hand, person: Person) -> None:

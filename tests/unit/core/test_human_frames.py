@@ -26,7 +26,7 @@ from perdure.testing.factory import JOB, Story
 GOLDEN: Final = Path(__file__).resolve().parents[2] / "golden" / "streams"
 VIA: Final = ev.Via(channel="console", key_id="k1")
 RIGHTS: Final = frozenset({"read", "execute", "answer", "edit"})
-SECRETS: Final = ("secret", "SECRET", "4711")
+SECRETS: Final = ("secret", "SECRET", "4711", "Publish this?", "asked twice")
 
 
 def who(name: str) -> Standing:
@@ -141,3 +141,10 @@ def test_without_the_right_to_values_no_word_of_them_is_shown_and_their_digests_
     assert shown["comment"]["withheld"] is True
     assert [vote["by"] for vote in shown["votes"]] == ["user:carol", "user:dan"]  # who and when is no value
     assert shown["action"] == "approve"
+
+
+def test_why_somebody_withdrew_is_his_word_and_why_a_branch_did_is_ours() -> None:
+    gone = next(event for event in told() if isinstance(event, ev.InputWithdrawn))
+    assert withheld.data(msgspec.to_builtins(gone.data), "input.withdrawn")["reason"]["withheld"] is True
+    ours = {"request_id": gone.data.request_id, "reason": "branch_closed"}
+    assert withheld.data(ours, "input.withdrawn") == ours

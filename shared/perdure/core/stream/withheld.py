@@ -29,11 +29,13 @@ VALUES: Final = frozenset(
 )
 NAMED: Final = frozenset({"outputs"})  # objects whose members are users' values
 IN: Final = ("request", "outcome", "on_timeout", "settled")
-IN_EACH: Final = ("votes", "delegations", "errors", "comments")
+IN_EACH: Final = ("votes", "delegations", "errors", "comments", "history")
+WITHDRAWN: Final = ("input.withdrawn", "settled", "history")
 TEXTS: Final = {
     "errors": ("detail",),
     "comments": ("text",),
     "message": ("text", "parts", "tool_calls"),
+    "request": ("title", "message"),
     "progress": ("text", "data"),
     "delta.progress": ("text",),
 }
@@ -63,10 +65,10 @@ def data(members: Mapping[str, Any], kind: str) -> dict[str, Any]:
             shown[name] = {key: withhold(each) for key, each in value.items()}
         elif name in IN and isinstance(value, dict):
             shown[name] = data(value, name)
-        elif name in IN_EACH and isinstance(value, list):
+        elif name in IN_EACH and isinstance(value, list | tuple):
             shown[name] = [data(each, name) if isinstance(each, dict) else withhold(each) for each in value]
-        elif name == "message" and kind == "request":
-            shown[name] = withhold(value)
+        elif name == "reason" and kind in WITHDRAWN and members.get("by") is not None:
+            shown[name] = withhold(value)  # somebody's own words; else a word of ours
         elif name == "error" and isinstance(value, dict) and "message" in value:
             shown[name] = value | {"message": "withheld"}  # the author's own words
         else:
