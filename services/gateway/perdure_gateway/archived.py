@@ -4,7 +4,8 @@ The ids are the same: an event's is its `seq`. What is appended to is not read f
 """
 
 from perdure.bus.entry import Stored
-from perdure.bus.eventlog import EventLog
+from perdure.bus.eventlog import EventLog, within
+from perdure.bus.stream import BATCH_BYTES
 from perdure.core import codec
 from perdure.db import archive
 from perdure.errors import Unavailable
@@ -37,12 +38,15 @@ class ArchivedLogs(EventLog):
             return found
         return [stored for stored in await self._archived(ref) if stored.event.seq > after_seq] or found
 
-    async def page(self, ref: JobRef, after_seq: int, most: int) -> list[Stored]:
+    async def page(
+        self, ref: JobRef, after_seq: int, most: int, *, at: StreamSeq | None = None, most_bytes: int = BATCH_BYTES
+    ) -> list[Stored]:
         """The first events after `after_seq`. See EventLog."""
-        found = await super().page(ref, after_seq, most)
+        found = await super().page(ref, after_seq, most, at=at, most_bytes=most_bytes)
         if not found or found[0].event.seq == after_seq + 1:
             return found
-        return [stored for stored in await self._archived(ref) if stored.event.seq > after_seq][:most] or found
+        kept = [stored for stored in await self._archived(ref) if stored.event.seq > after_seq]
+        return within(kept, most, most_bytes) or found
 
     async def tail(self, ref: JobRef) -> Stored | None:
         """The last event. See EventLog."""

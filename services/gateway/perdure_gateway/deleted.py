@@ -11,11 +11,12 @@ import structlog
 
 from perdure.bus.entry import Stored
 from perdure.bus.eventlog import EventLog
+from perdure.bus.stream import BATCH_BYTES
 from perdure.clock import Clock
 from perdure.core.instant import Instant, later
 from perdure.db.deletion import deleted_since
 from perdure.errors import Unavailable
-from perdure.ids import JobRef
+from perdure.ids import JobRef, StreamSeq
 from perdure_gateway.archived import ArchivedLogs
 from perdure_gateway.sql import Sql
 
@@ -78,9 +79,13 @@ class ShownLogs(ArchivedLogs):
         """The events after `after_seq`. See EventLog."""
         return [] if await self._deleted.has(ref) else await super().replay(ref, after_seq)
 
-    async def page(self, ref: JobRef, after_seq: int, most: int) -> list[Stored]:
+    async def page(
+        self, ref: JobRef, after_seq: int, most: int, *, at: StreamSeq | None = None, most_bytes: int = BATCH_BYTES
+    ) -> list[Stored]:
         """The first events after `after_seq`. See EventLog."""
-        return [] if await self._deleted.has(ref) else await super().page(ref, after_seq, most)
+        if await self._deleted.has(ref):
+            return []
+        return await super().page(ref, after_seq, most, at=at, most_bytes=most_bytes)
 
     async def tail(self, ref: JobRef) -> Stored | None:
         """The last event. See EventLog."""

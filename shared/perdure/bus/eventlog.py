@@ -6,6 +6,7 @@ replicas. No answer means unknown, never no: `look` tells. What is decided on is
 direct read may be behind.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from perdure import log as logs
@@ -14,7 +15,7 @@ from perdure.bus.blob import Blobs
 from perdure.bus.connection import Bus
 from perdure.bus.entry import Stored, stored
 from perdure.bus.shards import Shards
-from perdure.bus.stream import Ask, direct_batch, direct_get, leader_get, store
+from perdure.bus.stream import BATCH_BYTES, Ask, direct_batch, direct_get, leader_get, store
 from perdure.core import codec
 from perdure.core.event import AnyEvent
 from perdure.errors import Unavailable
@@ -59,6 +60,10 @@ class EventLog:
 
     async def tail(self, ref: JobRef) -> Stored | None:
         """The last event, from the leader; None for an empty log. Raises Unavailable."""
+        return await self._tail(ref)
+
+    async def _tail(self, ref: JobRef) -> Stored | None:
+        """The broker's, whatever `tail` finds elsewhere."""
         stream, subject = self._where(ref)
         read = await leader_get(self._bus, stream, Ask(last_by_subj=subject))
         return None if read is None else stored(ref, read)
@@ -68,7 +73,7 @@ class EventLog:
 
         Raises Unavailable.
         """
-        last = await EventLog.tail(self, ref)  # the broker's, whatever else an heir may know
+        last = await self._tail(ref)
         found = [] if last is None else await self.upto(ref, last)
         if last is None or (found and found[-1].at >= last.at):
             return found
@@ -101,15 +106,20 @@ class EventLog:
             return [*before, last]
         return before  # all there is when the log's beginning is purged, else what the replica has
 
-    async def page(self, ref: JobRef, after_seq: int, most: int) -> list[Stored]:
-        """The first events after the job's own `seq`, at most `most` (500) and, beyond one batch, no more: see
-        `replay`, of which this is the beginning at the cost of what is returned.
+    async def page(
+        self, ref: JobRef, after_seq: int, most: int, *, at: StreamSeq | None = None, most_bytes: int = BATCH_BYTES
+    ) -> list[Stored]:
+        """The first events after the job's own `seq`, at most `most` (500) and, beyond one batch of `most_bytes`, no
+        more: see `replay`, of which this is the beginning at the cost of what is returned. `at`: where that `seq` lies,
+        where it is known.
 
         Raises Unavailable.
         """
         stream, subject = self._where(ref)
-        start = await self._find(ref, after_seq) if after_seq else StreamSeq(0)
-        reads = await direct_batch(self._bus, stream, subject, start, most, batches=1)
+        start = at
+        if start is None:
+            start = await self._find(ref, after_seq) if after_seq else StreamSeq(0)
+        reads = await direct_batch(self._bus, stream, subject, start, most, batches=1, most_bytes=most_bytes)
         return [s for s in (stored(ref, r) for r in reads) if s.event.seq > after_seq]
 
     def shard_of(self, job: JobId) -> int:
@@ -123,7 +133,7 @@ class EventLog:
         events in between.
         """
         stream, subject = self._where(ref)
-        last = await self.tail(ref)
+        last = await self._tail(ref)
         if last is None or last.event.seq <= seq:
             return last.at if last is not None else StreamSeq(0)
         low, high = 0, int(last.at)  # no event at or before `low` is wanted; all after `high` are
@@ -142,3 +152,14 @@ class EventLog:
     def _where(self, ref: JobRef) -> tuple[str, str]:
         subject = names.event_subject(self._count, ref)
         return names.event_stream(names.shard_of(ref.job, self._count)), subject
+
+
+def within(entries: Sequence[Stored], most: int, most_bytes: int) -> list[Stored]:
+    """The first of `entries` within both bounds, but one at least."""
+    size, found = 0, list[Stored]()
+    for entry in entries[:most]:
+        size += len(entry.body)
+        if found and size > most_bytes:
+            break
+        found.append(entry)
+    return found

@@ -141,10 +141,17 @@ async def direct_get(bus: Bus, stream: str, ask: Ask) -> Read | None:
 
 
 async def direct_batch(
-    bus: Bus, stream: str, subject: str, after: int, most: int | None = None, *, batches: int | None = None
+    bus: Bus,
+    stream: str,
+    subject: str,
+    after: int,
+    most: int | None = None,
+    *,
+    batches: int | None = None,
+    most_bytes: int = BATCH_BYTES,
 ) -> list[Read]:
     """Every message on `subject` after the stream sequence `after`, at most `most`, in order, from any replica;
-    `batches` bounds their size (each BATCH_BYTES).
+    `batches` bounds their size (each `most_bytes`, but one message at least).
 
     Ends at the end that this replica knows. Raises Unavailable when an answer stays out or the batch has a hole.
     """
@@ -154,7 +161,7 @@ async def direct_batch(
         while (most is None or len(reads) < most) and (batches is None or batches > 0):
             batches = None if batches is None else batches - 1
             batch = BATCH if most is None else min(BATCH, most - len(reads))
-            ask = Ask(seq=after + 1, next_by_subj=subject, batch=batch, max_bytes=BATCH_BYTES)
+            ask = Ask(seq=after + 1, next_by_subj=subject, batch=batch, max_bytes=most_bytes)
             await bus.publish(f"$JS.API.DIRECT.GET.{stream}", _encode(ask), reply=inbox)
             got, left = await box.batch()
             reads += got

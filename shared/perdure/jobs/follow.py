@@ -1,6 +1,6 @@
 """Follows a job: its log from an offset on, in order, each event once, then live, without a consumer on the broker.
 
-    attach: register with the fan-out ── ask the leader for the tail ── replay up to it ── hand over
+    attach: register with the fan-out ── ask the leader for the tail ── replay up to it, page by page ── hand over
     live:   seq ≤ last: a repeat, dropped · seq = last + 1: sent · beyond: a hole, read from the log before going on
 
 A live message may be lost, the last one of a quiet job too. So whoever hears nothing for QUIET_SECONDS, was told that
@@ -9,7 +9,7 @@ Deltas go by `core.stream.reading`; what it misses is read from LIVE, together w
 """
 
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from perdure import probe
 from perdure.bus.entry import Stored
-from perdure.bus.eventlog import EventLog
+from perdure.bus.eventlog import EventLog, within
 from perdure.bus.fanout import Fanout, Inbox, Lagged, LiveDelta, LiveEvent
 from perdure.clock import Clock
 from perdure.core import blob, codec
@@ -29,12 +29,14 @@ from perdure.core.stream.frame import Frame
 from perdure.core.stream.offset import START, Offset
 from perdure.core.stream.reading import Hole, Reading, Reset, Show, Shown
 from perdure.errors import Expired, NotFound, Unavailable
-from perdure.ids import JobRef
+from perdure.ids import JobRef, StreamSeq
 
 QUIET_SECONDS: Final = 15.0  # without news for so long: compare with the tail
 AHEAD_SECONDS: Final = 0.25  # a delta is ahead of its event for so long: the event was lost on the way
 AWAY_SECONDS: Final = 60.0  # the broker is away for so long: give up, the reader comes back with its offset
 AWAY_PAUSE: Final = 1.0
+MOST_EVENTS: Final = 500  # of the log that a follower holds at once, before they are sent
+MOST_BYTES: Final = 256 * 1024  # the same, but one event at least
 UNTIL: Final = frozenset({"terminal", "suspended", "head", *TYPE_OF.values()})
 
 
@@ -131,6 +133,8 @@ class Follower:
             self._reading.event(stored.event)
             self._at = stored.at
             yield stored
+            if not self._backlog and self.offset.seq < self.head:
+                self._backlog.extend(await self._patiently(self._next_page))
         probe.hit("follow.after_replay")
         if head_only:
             yield CaughtUp()
@@ -139,20 +143,10 @@ class Follower:
             yield show
         yield CaughtUp()
         probe.hit("follow.before_live")
-        away_since: float | None = None
         behind = False
         while True:
             if behind:
-                try:
-                    missed = await self._missed()
-                except Unavailable:
-                    now = self._clock.monotonic()
-                    away_since = now if away_since is None else away_since
-                    if now - away_since > AWAY_SECONDS:
-                        raise
-                    await self._clock.sleep(AWAY_PAUSE)
-                    continue
-                away_since, behind = None, False
+                missed, behind = await self._patiently(self._missed), False
                 if not missed:
                     self._reading.give_up_waiting()
                 self.repairs["events"] += bool(missed)
@@ -180,6 +174,24 @@ class Follower:
                         yield show
                 case None:
                     behind = True
+
+    async def _patiently(self, read: Callable[[], Awaitable[list[Stored]]]) -> list[Stored]:
+        """What `read` gives, however often it has to be asked. Raises Unavailable after AWAY_SECONDS."""
+        away_since: float | None = None
+        while True:
+            try:
+                return await read()
+            except Unavailable:
+                now = self._clock.monotonic()
+                away_since = now if away_since is None else away_since
+                if now - away_since > AWAY_SECONDS:
+                    raise
+                await self._clock.sleep(AWAY_PAUSE)
+
+    async def _next_page(self) -> list[Stored]:
+        return await page_to(
+            self._eventlog, self._ref, self.offset.seq, self.head, MOST_EVENTS, MOST_BYTES, at=self._at
+        )
 
     async def _missed(self) -> list[Stored]:
         """The events that were not heard, by the leader's word. Raises Unavailable; NotFound when the log is there no
@@ -266,7 +278,7 @@ async def attach(
         start = Offset(head) if after is None else after
         if start.seq > head:
             raise Expired("offset-ahead", "the job has no event of that number yet", {"latest": str(head)})
-        backlog = await replay_to(eventlog, ref, start.seq, head)
+        backlog = await page_to(eventlog, ref, start.seq, head, MOST_EVENTS, MOST_BYTES)
         fresh = after is None or after == START
         yield Follower(eventlog, fanout, inbox, clock, adapter, start, tail, backlog, fresh=fresh, whole=whole)
 
@@ -298,6 +310,20 @@ async def replay_to(eventlog: EventLog, ref: JobRef, after: int, head: int) -> l
         facts = {"earliest": str(entries[0].event.seq if entries else head), "latest": str(head)}
         raise Expired("offset-expired", "the events behind this offset are no longer kept", facts)
     return entries
+
+
+async def page_to(
+    eventlog: EventLog, ref: JobRef, after: int, head: int, most: int, most_bytes: int, *, at: StreamSeq | None = None
+) -> list[Stored]:
+    """The first events behind `after`, within `most` and `most_bytes` but one at least, where there are some up to
+    `head`. `at`: where `after` lies, where that is known. Raises Unavailable, Expired as `replay_to`.
+    """
+    if after >= head:
+        return []
+    found = await eventlog.page(ref, after, most, at=at, most_bytes=most_bytes)
+    if not found or found[0].event.seq != after + 1:  # a replica that is behind, or a purged log
+        found = await replay_to(eventlog, ref, after, head)
+    return within(found, most, most_bytes)
 
 
 def _reached(until: str, stored: Stored) -> bool:

@@ -19,7 +19,7 @@ from perdure.core.stream.offset import START, Offset
 from perdure.core.stream.reading import Reading, Reset, Show
 from perdure.errors import Expired, NotFound, Unavailable
 from perdure.ids import JobRef
-from perdure.jobs.follow import kept_deltas, replay_to
+from perdure.jobs.follow import kept_deltas, page_to
 
 ROOM_BYTES: Final = 1_024  # of a page, for everything but events and deltas
 
@@ -48,11 +48,8 @@ async def page(eventlog: EventLog, fanout: Fanout, ref: JobRef, after: Offset, l
     head = tail.event.seq
     if after.seq > head:
         raise Expired("offset-ahead", "the job has no event of that number yet", {"latest": str(head)})
-    found = await eventlog.page(ref, after.seq, limit) if after.seq < head else []
-    if after.seq < head and (not found or found[0].event.seq != after.seq + 1):
-        found = (await replay_to(eventlog, ref, after.seq, head))[:limit]  # a replica that is behind, or a purged log
     room = most_bytes - ROOM_BYTES
-    entries = _bounded(found, room)
+    entries = _bounded(await page_to(eventlog, ref, after.seq, head, limit, room), room)
     last = entries[-1] if entries and entries[-1].event.seq >= head else tail
     reading = Reading(after, last.event.status, last.event.attempt, fresh=after == START)
     for stored in entries:

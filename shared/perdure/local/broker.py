@@ -30,8 +30,8 @@ class BrokerWatch:
     the full `/healthz` or an append there tells. Each second it is asked, and each minute, with `bus` (the supervisor's
     connection), a canary is appended, to one stream after the other, to the same one again a second after a miss: two
     misses in a row, with room on the disk, restart the broker. Not more often, because an append to a stream that is
-    at rest makes the broker read its whole last block (8 MB) and keep it for a while. Where somebody else has taken its port meanwhile it takes another one, and
-    `moved` says so: nobody who knows the old one will find it again.
+    at rest makes the broker read its whole last block (8 MB) and keep it for a while. Where somebody else has taken its
+    port meanwhile it takes another one, and `moved` says so: nobody who knows the old one will find it again.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -68,9 +69,15 @@ class Tampered(Fanout):
 
 
 class BlindLog(EventLog):
-    """A log whose direct reads are behind: `replay` never sees the last `behind` events, as on a replica."""
+    """A log whose direct reads are behind: they never see the last `behind` events, as on a replica."""
 
     behind = 0
+
+    async def page(self, ref: JobRef, after_seq: int, most: int, **how: Any) -> list[Stored]:
+        found = await super().page(ref, after_seq, most, **how)
+        tail = await self.tail(ref)
+        assert tail is not None
+        return [stored for stored in found if stored.event.seq <= tail.event.seq - self.behind]
 
     async def replay(self, ref: JobRef, after_seq: int = 0) -> list[Stored]:
         found = await super().replay(ref, after_seq)
@@ -169,6 +176,32 @@ async def test_a_stale_direct_read_is_completed_from_the_leader(desk: Desk, fano
         for after in (0, 7, 19):
             shown = await events(Desk(blind, desk.doorbells, desk.clock), fanout, hand.ref, after)
             assert shown == list(range(after + 1, 21))
+
+
+async def test_a_long_log_is_held_page_by_page(
+    desk: Desk, fanout: Fanout, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By number and by bytes, over a stale replica too; what comes meanwhile follows it."""
+    monkeypatch.setattr(follow, "MOST_EVENTS", 7)
+    monkeypatch.setattr(follow, "MOST_BYTES", 2_000)
+    for n in range(40):
+        await hand.step("s", "x" * (900 if n % 10 == 5 else 1), occurrence=n + 1)
+    blind = BlindLog(desk.eventlog._bus, 8)
+    blind.behind = 3
+    for log in (desk.eventlog, blind):
+        for after in (0, 1, 17, 41):
+            attached = attach(log, fanout, desk.clock, hand.ref, Offset(after), Native(hand.ref.job))
+            async with attached as follower, aclosing(follower.frames("head")) as frames:
+                seen = []
+                async for frame in frames:
+                    held = [stored.body for stored in follower._backlog]
+                    assert len(held) <= 7
+                    assert sum(map(len, held)) <= 2_000 or len(held) == 1
+                    seen.append(frame.id)
+            assert seen == [*map(str, range(after + 1, 43)), None]
+    following = asyncio.create_task(events(desk, fanout, hand.ref, 0))
+    await hand.complete()
+    assert await following == list(range(1, 44))
 
 
 async def test_a_follower_whose_inbox_ran_over_misses_nothing(desk: Desk, fanout: Fanout, hand: Hand) -> None:

@@ -18,7 +18,7 @@ from perdure.core.stream.offset import START, Offset, parse
 from perdure.core.stream.registry import adapter
 from perdure.errors import Expired, Malformed, NotFound
 from perdure.ids import JobId, JobRef
-from perdure.jobs.follow import UNTIL, replay_to
+from perdure.jobs.follow import UNTIL, page_to
 from perdure_gateway import answers, bodies, streaming, views
 from perdure_gateway.auth import CALLER, Caller
 from perdure_gateway.keys import DESK, FANOUT, LIMITS, SERVICE
@@ -97,7 +97,7 @@ async def _read(request: web.Request, ref: JobRef, after: Offset | None, limit: 
     begin = head if after is None else after.seq
     if begin > head:
         raise Expired("offset-ahead", "the job has no event of that number yet", {"latest": str(head)})
-    return tail, _bounded(await replay_to(eventlog, ref, begin, head), limit)
+    return tail, await page_to(eventlog, ref, begin, head, limit, MAX_PAGE_BYTES)
 
 
 async def _until_news(request: web.Request, ref: JobRef, after: int, seconds: float) -> None:
@@ -167,18 +167,6 @@ def _gone(ref: JobRef, entries: list[Stored]) -> Expired:
 
 def _shown(job: JobId, stored: Stored, *, values: bool) -> bytes:
     return envelope(job, stored.body if values else withheld.event(stored.body))
-
-
-def _bounded(entries: list[Stored], limit: int) -> list[Stored]:
-    """The first of `entries`, at least one, within a page's bounds."""
-    size = 0
-    found: list[Stored] = []
-    for stored in entries[:limit]:
-        size += len(stored.body)
-        if found and size > MAX_PAGE_BYTES:
-            break
-        found.append(stored)
-    return found
 
 
 def _types(query: dict[str, str]) -> Types | None:
