@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from perdure import probe
 from perdure.bus.entry import Stored
-from perdure.bus.eventlog import EventLog, within
+from perdure.bus.eventlog import EventLog
 from perdure.bus.fanout import Fanout, Inbox, Lagged, LiveDelta, LiveEvent
 from perdure.clock import Clock
 from perdure.core import blob, codec
@@ -29,7 +29,8 @@ from perdure.core.stream.frame import Frame
 from perdure.core.stream.offset import START, Offset
 from perdure.core.stream.reading import Hole, Reading, Reset, Show, Shown
 from perdure.errors import Expired, NotFound, Unavailable
-from perdure.ids import JobRef, StreamSeq
+from perdure.ids import JobRef
+from perdure.jobs.backlog import page_to, replay_to
 
 QUIET_SECONDS: Final = 15.0  # without news for so long: compare with the tail
 AHEAD_SECONDS: Final = 0.25  # a delta is ahead of its event for so long: the event was lost on the way
@@ -297,33 +298,6 @@ async def kept_deltas(
         return kept, []
     log = await replay_to(eventlog, ref, oldest, head)
     return kept, [stored.event for stored in log if stored.event.seq <= head]
-
-
-async def replay_to(eventlog: EventLog, ref: JobRef, after: int, head: int) -> list[Stored]:
-    """The events behind `after`, at least up to `head`. Raises Expired (`offset-expired`) when they are gone."""
-    if after >= head:
-        return []
-    entries = await eventlog.replay(ref, after)
-    if not entries or entries[-1].event.seq < head:  # a direct read may be stale, the leader's is not
-        entries = [stored for stored in await eventlog.read(ref) if stored.event.seq > after]
-    if not entries or entries[0].event.seq != after + 1:
-        facts = {"earliest": str(entries[0].event.seq if entries else head), "latest": str(head)}
-        raise Expired("offset-expired", "the events behind this offset are no longer kept", facts)
-    return entries
-
-
-async def page_to(
-    eventlog: EventLog, ref: JobRef, after: int, head: int, most: int, most_bytes: int, *, at: StreamSeq | None = None
-) -> list[Stored]:
-    """The first events behind `after`, within `most` and `most_bytes` but one at least, where there are some up to
-    `head`. `at`: where `after` lies, where that is known. Raises Unavailable, Expired as `replay_to`.
-    """
-    if after >= head:
-        return []
-    found = await eventlog.page(ref, after, most, at=at, most_bytes=most_bytes)
-    if not found or found[0].event.seq != after + 1:  # a replica that is behind, or a purged log
-        found = await replay_to(eventlog, ref, after, head)
-    return within(found, most, most_bytes)
 
 
 def _reached(until: str, stored: Stored) -> bool:

@@ -19,7 +19,8 @@ from perdure.core.stream.offset import START, Offset
 from perdure.core.stream.reading import Reading, Reset, Show
 from perdure.errors import Expired, NotFound, Unavailable
 from perdure.ids import JobRef
-from perdure.jobs.follow import kept_deltas, page_to
+from perdure.jobs.backlog import page_to
+from perdure.jobs.follow import kept_deltas
 
 ROOM_BYTES: Final = 1_024  # of a page, for everything but events and deltas
 

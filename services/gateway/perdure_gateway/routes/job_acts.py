@@ -12,7 +12,7 @@ from perdure.db.jobs import upsert
 from perdure.errors import Conflict, Expired, NotFound, Unavailable
 from perdure.ids import UUID, JobRef
 from perdure.jobs import read
-from perdure.jobs.follow import replay_to
+from perdure.jobs.backlog import replay_to
 from perdure.jobs.signal import retry_now, signal
 from perdure_gateway import answers, bodies, views
 from perdure_gateway.auth import CALLER
