@@ -6,8 +6,8 @@ caller's key is no longer good, when the job was deleted, and when the broker st
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -17,8 +17,9 @@ from perdure.clock import Chance, Clock
 from perdure.core.stream.adapter import StreamAdapter
 from perdure.core.stream.delta import RESET
 from perdure.core.stream.frame import Frame
-from perdure.errors import Expired, NotFound, PerdureError, Unauthenticated, Unavailable, UnsupportedVersion
+from perdure.errors import Expired, NotFound, Unauthenticated, Unavailable, UnsupportedVersion
 from perdure_gateway.metrics import Metrics
+from perdure_gateway.outbox import Outbox
 from perdure_gateway.revoke import Revocations
 
 HEARTBEAT_SECONDS: Final = 15.0
@@ -94,22 +95,19 @@ class Stream:
     async def _pump(self, frames: AsyncGenerator[Frame]) -> str | None:
         """Write what comes; None at the end of `frames`, else why the stream has to end."""
         drained = asyncio.ensure_future(self._stopping.wait())
-        following = asyncio.ensure_future(anext(frames, None))
+        outbox = Outbox(frames)
         try:
             while True:
-                revoked = self._revocations.pulse
-                signs: set[asyncio.Future[Any]] = {drained, following, revoked}
+                revoked, ready = self._revocations.pulse, outbox.ready
+                signs: set[asyncio.Future[Any]] = {drained, ready, revoked}
                 await asyncio.wait(signs, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if revoked.done():
                     self._look_at = 0.0
-                if following.done():
-                    frame = following.result()
-                    if frame is None:
+                if ready.done():
+                    taken = outbox.take()
+                    if not taken:
                         return None
-                    await self._write(frame.encode())
-                    self._sent = frame.id or self._sent
-                    self._metrics.frames.labels(_kind(frame)).inc()
-                    following = asyncio.ensure_future(anext(frames, None))
+                    await self._tell(taken)
                 elif not drained.done() and not revoked.done():
                     await self._beat()
                 if drained.done():
@@ -123,10 +121,15 @@ class Stream:
         except UnsupportedVersion:
             return "unsupported"  # an event of a later version: another gateway may know it
         finally:
-            for task in (drained, following):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, PerdureError):
-                    await task
+            drained.cancel()
+            await outbox.close()
+
+    async def _tell(self, frames: Sequence[Frame]) -> None:
+        """Write frames, in one piece."""
+        await self._write(b"".join([frame.encode() for frame in frames]))
+        self._sent = next((frame.id for frame in reversed(frames) if frame.id), self._sent)
+        for kind, count in Counter(map(_kind, frames)).items():
+            self._metrics.frames.labels(kind).inc(count)
 
     async def _beat(self) -> None:
         """A comment, and where a filter hid what moved the offset, the offset alone: nothing that a reader sees."""
