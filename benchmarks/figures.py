@@ -116,28 +116,6 @@ async def _attach(c: Cluster, job: str, key: str) -> aiohttp.ClientResponse:
     raise RuntimeError("the stream ended")
 
 
-async def suspended_broker_bytes_per_job() -> list[float]:
-    """Bytes of the broker's memory per suspended job: 10,000 a run, 30,000 in the end, after against before. It holds
-    its buffers for what was just written (up to 8 MB a shard) and Go's garbage too, so the last run says most.
-    """
-    async with cluster() as c, endings(c.nats) as seen:
-        for _ in range(200):
-            await seen.of(await submit(c.http, "bench_ask"))
-        count, room, runs = 10_000, asyncio.Semaphore(IN_FLIGHT), []
-
-        async def one() -> None:
-            async with room:
-                await submit(c.http, "bench_ask")
-
-        for _ in range(RUNS):
-            seen.forget()
-            before = c.memory_bytes()["nats"]
-            await asyncio.gather(*[one() for _ in range(count)])
-            await seen.all(count)
-            runs.append((c.memory_bytes()["nats"] - before) / count)
-        return runs
-
-
 async def idle_cluster_mb() -> list[float]:
     """MB of memory of an idle `perdure up`, all processes (proportional set size), after some work."""
     runs = []
@@ -174,7 +152,6 @@ FIGURES: dict[str, tuple[Callable[[], Awaitable[list[float]]], str, float, bool]
     "steps_per_s": (steps_per_s, "steps/s", 1500, True),
     "answer_to_done_p50_ms": (answer_to_done_p50_ms, "ms", 7, False),
     "sse_idle_1000_mb": (sse_idle_1000_mb, "MB", 120, False),
-    "suspended_broker_bytes_per_job": (suspended_broker_bytes_per_job, "B", 1024, False),
     "idle_cluster_mb": (idle_cluster_mb, "MB", 350, False),
     "idle_cluster_cpu_pct": (idle_cluster_cpu_pct, "%", 2, False),
     **WAITING,

@@ -14,6 +14,7 @@ from benchmarks.client import IN_FLIGHT, submit
 from benchmarks.cluster import Cluster, cluster, folder
 
 ASLEEP: Final = 100_000
+RESTING_SECONDS: Final = 150.0
 ANSWERS: Final = 3_000
 DEADLINES: Final = 20_000
 PAGES: Final = (
@@ -70,8 +71,13 @@ async def hearing(c: Cluster) -> AsyncIterator[Heard]:
 
 
 async def suspended_100k_broker_mb() -> list[float]:
-    """MB of the broker with ASLEEP jobs suspended, each for a person; one run."""
+    """MB of the broker with ASLEEP jobs suspended, each for a person, and everything at rest; one run."""
     return (await _with_all_asleep())["broker_mb"]
+
+
+async def suspended_broker_bytes_per_job() -> list[float]:
+    """Bytes of its memory for each of them: those MB without what it took before the first."""
+    return (await _with_all_asleep())["bytes_per_job"]
 
 
 async def inbox_page_ms() -> list[float]:
@@ -90,11 +96,14 @@ async def _with_all_asleep() -> dict[str, list[float]]:
         return _asleep
     with folder() as place:
         async with cluster(place) as c, hearing(c) as heard:
+            before = c.memory_bytes()["nats"]
             await many(c, ASLEEP, lambda n: submit(c.http, "bench_ask"))
-            await heard.until("job.suspended", ASLEEP, within=600)
+            await heard.until("job.suspended", ASLEEP, within=900)
             await _listed(c, ASLEEP)
+            await _rest(c)
             memory = c.memory_bytes()
             _asleep["broker_mb"] = [memory["nats"] / 1e6]
+            _asleep["bytes_per_job"] = [(memory["nats"] - before) / ASLEEP]
             _asleep["runner_mb"] = [sum(size for name, size in memory.items() if name.startswith("runner")) / 1e6]
             _asleep["page_ms"] = [await _page(c, query) for query in PAGES]
         begin = time.perf_counter()
@@ -102,6 +111,17 @@ async def _with_all_asleep() -> dict[str, list[float]]:
             _asleep["restart_s"] = [time.perf_counter() - begin]
             await _page(c, "")
     return _asleep
+
+
+async def _rest(c: Cluster) -> None:
+    """Until the broker has given back what it no longer needs: a server in Go at rest collects every two minutes, and
+    the buffers of what was just written (8 MB a shard) outlive two collections.
+    """
+    least, falling = c.memory_bytes()["nats"], time.perf_counter()
+    while time.perf_counter() - falling < RESTING_SECONDS:
+        await asyncio.sleep(10)
+        if (now := c.memory_bytes()["nats"]) < 0.99 * least:
+            least, falling = now, time.perf_counter()
 
 
 async def _listed(c: Cluster, count: int) -> None:
@@ -176,6 +196,7 @@ async def many(c: Cluster, count: int, one: Callable[[int], Awaitable[object]]) 
 
 WAITING: Final[dict[str, tuple[Callable[[], Awaitable[list[float]]], str, float, bool]]] = {
     "suspended_100k_broker_mb": (suspended_100k_broker_mb, "MB", 150, False),
+    "suspended_broker_bytes_per_job": (suspended_broker_bytes_per_job, "B", 1024, False),
     "inbox_page_ms": (inbox_page_ms, "ms", 50, False),
     "restart_to_ready_s": (restart_to_ready_s, "s", 10, False),
     "answers_burst_per_s": (answers_burst_per_s, "answers/s", 1000, True),

@@ -22,10 +22,12 @@ time.sleep(600)
 
 
 @asynccontextmanager
-async def kept(module: str, environ: dict[str, str], gave_up: list[str], grace: float = 0.3) -> AsyncIterator[Child]:
+async def kept(
+    module: str, environ: dict[str, str], gave_up: list[str], grace: float = 0.3, yields: int = 0
+) -> AsyncIterator[Child]:
     child = Child(
         "it", module, sys.executable, {**os.environ, **environ}, Address("127.0.0.1", 1), SystemClock(),
-        grace=grace, changed=lambda: None, gave_up=gave_up.append,
+        grace=grace, changed=lambda: None, gave_up=gave_up.append, yields=yields,
     )  # fmt: skip
     running = asyncio.ensure_future(child.run())
     try:
@@ -53,6 +55,16 @@ async def test_a_killed_process_is_started_again_and_one_that_does_not_end_is_ki
     assert not alive(int(second or 0))
     assert child.pid is None
     assert gave_up == []
+
+
+async def test_a_process_yields_as_much_as_it_is_told_to(
+    tmp_path: Path, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    async with kept("stubborn", {"PYTHONPATH": str(tmp_path)}, [], yields=3) as child:
+        await eventually((tmp_path / "stubborn.py.up").exists)
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, child.pid or 0) == min(19, ours + 3)
 
 
 async def test_a_service_that_refuses_its_settings_is_given_up_at_once() -> None:

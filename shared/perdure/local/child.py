@@ -1,6 +1,7 @@
 """One process of `perdure up` that is kept alive: started again with back-off, given up after too many deaths."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -61,8 +62,10 @@ class Child:
         grace: float,
         changed: Callable[[], None],
         gave_up: Callable[[str], None],
+        yields: int = 0,
     ) -> None:
-        self.name, self.health = name, health
+        """`yields`: the niceness that is added to its own, where others on this machine go first."""
+        self.name, self.health, self._yields = name, health, yields
         self._argv: Sequence[str] = (python, "-P", "-m", module)
         self._environ = dict(environ)
         self._clock, self._grace = clock, grace
@@ -89,6 +92,8 @@ class Child:
                     stdout=asyncio.subprocess.DEVNULL,
                     start_new_session=True,
                 )
+                if self._yields:
+                    _be_nice(self._process.pid, self._yields)
                 self._changed()
                 code = await self._process.wait()
                 self._changed()
@@ -131,6 +136,12 @@ class Child:
                 return answer.status == 200
         except (aiohttp.ClientError, TimeoutError):
             return False
+
+
+def _be_nice(pid: int, yields: int) -> None:
+    """Before it has threads of its own, which inherit it."""
+    with contextlib.suppress(OSError):  # gone already, or not to be had here: it works all the same
+        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid) + yields)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

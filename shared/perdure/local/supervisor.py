@@ -42,6 +42,7 @@ MASTER_KEY: Final = "PERDURE_MASTER_KEY"
 WATCHER: Final = "watcher"  # the broker's user for people with a NATS client
 READY_LOOK_SECONDS: Final = 0.1
 WARN_SECONDS: Final = 10.0
+YIELDS: Final[Mapping[type, int]] = {RunnerSettings: 5, SweeperSettings: 10}  # work is taken in before it is done
 EXTRA_SECONDS: Final = 5.0  # what a service may take beyond its own grace before it is killed
 
 
@@ -216,6 +217,7 @@ class Supervisor:
             grace=settings.grace_seconds + EXTRA_SECONDS,
             changed=self._write_up,
             gave_up=self._give_up,
+            yields=YIELDS.get(kind, 0),
         )
 
     async def _supervise(self, key: str | None, *, silent: bool) -> None:
