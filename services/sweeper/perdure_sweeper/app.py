@@ -85,7 +85,7 @@ async def _work(bus: Bus, database: Database, service: Service, settings: Sweepe
     retention = Retention(database, desk, bus, topology.shards, keep)
     service.checks["broker"] = lambda: bus.connected
     service.checks["projection"] = lambda: all(projector.healthy for projector in projectors)
-    async with shard_news(bus, topology.shards) as grown:
+    async with shard_news(bus, topology.shards, service.fatal) as grown:
 
         def reconnected() -> None:
             for projector, woken in zip(projectors, grown, strict=True):

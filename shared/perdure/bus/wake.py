@@ -4,7 +4,7 @@ Where much is appended nobody needs to hear each event: after MANY it is deaf fo
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -21,9 +21,11 @@ DEAF_SECONDS: Final = 0.4
 
 
 @asynccontextmanager
-async def shard_news(bus: Bus, shards: int) -> AsyncGenerator[Sequence[asyncio.Event]]:
+async def shard_news(bus: Bus, shards: int, on_ended: Callable[[str], None]) -> AsyncGenerator[Sequence[asyncio.Event]]:
     """An Event for each shard, set whenever one of its logs may have grown: one subscription for all. A message can be
     lost, so look now and then, too. Raises Unavailable when the connection is closed for ever.
+
+    When it ends before the context does, nobody would be woken any more: then `on_ended(reason)` is told, once.
     """
     grown = [asyncio.Event() for _ in range(shards)]
     count, many = 0, asyncio.Event()
@@ -56,7 +58,12 @@ async def shard_news(bus: Bus, shards: int) -> AsyncGenerator[Sequence[asyncio.E
         finally:
             await bus.unsubscribe(subscription)
 
+    def ended(listening: "asyncio.Task[None]") -> None:
+        if not listening.cancelled():
+            on_ended(f"nothing wakes the projectors any more: {listening.exception()!r}")
+
     listening = asyncio.create_task(hearing(await bus.listen(names.EVERY_EVENT, heard)))
+    listening.add_done_callback(ended)
     try:
         yield grown
     finally:
