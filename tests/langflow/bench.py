@@ -27,6 +27,7 @@ from perdure.core.event import AnyData, AnyEvent, FlowRef, Status
 from perdure.core.fit import Answer
 from perdure.core.instant import later
 from perdure.core.langflow.entry import Finished, journal, outputs
+from perdure.core.langflow.overrides import Overrides
 from perdure.core.machine import JobState
 from perdure.core.request import settle
 from perdure.core.standing import Standing
@@ -38,7 +39,7 @@ from perdure.testing.factory import FINGERPRINT, OWNER
 from perdure_runner.attempt import Executor
 from perdure_runner.flows import Flows
 from perdure_runner.intake import Intake
-from perdure_runner.langflow.flow import LangflowFlow, Overrides
+from perdure_runner.langflow.flow import LangflowFlow
 from perdure_runner.langflow.pool import Pool
 from perdure_runner.langflow.run import LangflowRun
 from perdure_runner.port import LogPort

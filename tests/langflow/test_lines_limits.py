@@ -12,9 +12,9 @@ from tests.langflow.flowfiles import custom
 from perdure.clock import SystemClock
 from perdure.core import event as ev
 from perdure.core.event import Status
+from perdure.core.langflow.overrides import Overrides
 from perdure.jobs import control
 from perdure.testing.factory import OWNER
-from perdure_runner.langflow.flow import Overrides
 from perdure_runner.langflow.pool import Confines, Pool
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -30,11 +30,13 @@ from perdure.engine.components.endpoint import ModelEndpoint
 from perdure.errors import Unavailable
 from perdure.ids import JobId, Queue, RunnerId, Tenant, new_runner_id
 from perdure.jobs.desk import Desk
+from perdure.jobs.overrides import opened
+from perdure.seal import MasterKeys
 from perdure.service import Service
 from perdure_runner.attempt import Executor
 from perdure_runner.flows import Flows
 from perdure_runner.intake import Intake
-from perdure_runner.langflow.flow import LangflowFlow, nothing_sealed
+from perdure_runner.langflow.flow import LangflowFlow
 from perdure_runner.langflow.pool import Confines, Pool, missing, visible
 from perdure_runner.langflow.run import LangflowRun
 from perdure_runner.port import LogPort
@@ -163,6 +165,7 @@ async def _assembled(
                 tenants=settings.tenants,
                 components=components,
                 langflow=settings.langflow,
+                master_keys=_master_keys(settings),
             ),
             execute=executor.execute,
             clock=clock,
@@ -277,7 +280,12 @@ def _confines(settings: RunnerSettings) -> Confines:
 def _langflow(
     settings: RunnerSettings, pool: Pool, eventlog: EventLog, flow: LangflowFlow, port: LogPort
 ) -> LangflowRun:
-    return LangflowRun(flow, port, pool, eventlog.blobs, nothing_sealed, settings.langflow_seconds)
+    open_sealed = partial(opened, _master_keys(settings), eventlog.blobs.get)
+    return LangflowRun(flow, port, pool, eventlog.blobs, open_sealed, settings.langflow_seconds)
+
+
+def _master_keys(settings: RunnerSettings) -> MasterKeys:
+    return MasterKeys(None if settings.master_key is None else settings.master_key.get_secret_value())
 
 
 def _model(settings: RunnerSettings) -> ModelEndpoint | None:

@@ -192,7 +192,7 @@ class Intake:
             return None
         if start.suspect and self._suspects is not None:
             return Suspected()
-        workflow = await self._flows.workflow(delivery.ref.tenant, before.submitted.flow)
+        workflow = await self._flows.workflow(delivery.ref.tenant, before.submitted.flow, before.submitted)
         with contextlib.suppress(NotFound, Malformed):  # then the attempt says so in the log; Unavailable starts none
             await joblog.resolve()
         data = ev.AttemptData(

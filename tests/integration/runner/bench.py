@@ -47,7 +47,7 @@ class OneFlow(Flows):
         self.refused = asyncio.Event()
         self._workflow = workflow
 
-    async def workflow(self, tenant: Tenant, flow: FlowRef) -> Workflow:
+    async def workflow(self, tenant: Tenant, flow: FlowRef, submitted: ev.SubmittedData | None = None) -> Workflow:
         if not self.known:
             self.refused.set()
             raise UnsupportedVersion("not here")

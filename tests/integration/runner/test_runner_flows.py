@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure import component
 from perdure.bus import blob
@@ -10,9 +11,14 @@ from perdure.bus.connection import Bus
 from perdure.core import codec
 from perdure.core import event as ev
 from perdure.core.event import FlowRef
+from perdure.core.instant import Instant
+from perdure.core.langflow.overrides import Overrides
 from perdure.engine.workflow import Workflow
 from perdure.errors import UnsupportedVersion
-from perdure.ids import Digest, Tenant
+from perdure.ids import Digest, Queue, Tenant
+from perdure.jobs.overrides import seal
+from perdure.seal import MasterKeys, new_master_key
+from perdure.testing.factory import FINGERPRINT, OWNER
 from perdure.testing.memory import MemoryJob
 from perdure_runner.flows import Flows
 from perdure_runner.langflow.flow import LangflowFlow
@@ -108,3 +114,60 @@ async def test_what_is_no_langflow_flow_is_handed_to_another(bus: Bus, tenant: T
     flow = FlowRef(id="f", name="f", version=1, kind="langflow", digest=digest)
     with pytest.raises(UnsupportedVersion):
         await Flows(bus, None, langflow=True).workflow(tenant, flow)
+
+
+KEYS = MasterKeys(new_master_key())
+
+
+def graph(found: Workflow | LangflowFlow) -> Workflow:
+    assert isinstance(found, Workflow)
+    return found
+
+
+def submitted(flow: FlowRef, tenant: Tenant, tweaks: dict[str, Any], keys: MasterKeys = KEYS) -> ev.SubmittedData:
+    """A job's first event, with tweaks sealed in it."""
+    return ev.SubmittedData(
+        flow=flow,
+        owner=OWNER,
+        queue=Queue("default"),
+        priority="normal",
+        deadline_at=Instant("2030-01-01T00:00:00.000Z"),
+        fingerprint=FINGERPRINT,
+        sealed=seal(keys, tenant, FINGERPRINT, Overrides(tweaks=tweaks)),
+    )
+
+
+async def test_025_a_graph_runs_with_the_tweaks_that_are_sealed_with_the_job(bus: Bus, tenant: Tenant) -> None:
+    leaf = await put(bus, tenant, definition("leaf", "template", template="leaf"))
+    nodes = [
+        {"id": "own", "component": "template", "inputs": {"template": "stored"}},
+        {"id": "sub", "component": "subflow", "inputs": {"flow": f"leaf@{leaf}"}},
+    ]
+    digest = await put(bus, tenant, {"format": "perdure.graph/1", "name": "top", "nodes": nodes})
+    flows, flow = Flows(bus, None, master_keys=KEYS), ref(digest)
+    tweaks = {"own": {"template": "tweaked", "nope": 1}, "gone": {"template": "x"}}
+    for _ in range(2):  # a second attempt opens them again
+        job = MemoryJob(input={})
+        await job.run(graph(await flows.workflow(tenant, flow, submitted(flow, tenant, tweaks))))
+        assert job.outputs == {"own": "tweaked", "sub": "leaf"}
+    plain = MemoryJob(input={})
+    await plain.run(graph(await flows.workflow(tenant, flow)))
+    assert plain.outputs == {"own": "stored", "sub": "leaf"}
+
+
+async def test_tweaks_that_were_too_large_for_their_event_are_read_from_their_blob(bus: Bus, tenant: Tenant) -> None:
+    flow = ref(await put(bus, tenant, definition("top", "template", template="stored")))
+    first = submitted(flow, tenant, {"a": {"template": "tweaked"}})
+    body = codec.canonical(first.sealed)
+    lies = ev.BlobRef(sha256=await blob.put(bus, tenant, body), size_bytes=len(body), media_type="application/json")
+    job = MemoryJob(input={})
+    moved = replace(first, sealed=None, sealed_ref=lies)
+    await job.run(graph(await Flows(bus, None, master_keys=KEYS).workflow(tenant, flow, moved)))
+    assert job.outputs == {"a": "tweaked"}
+
+
+async def test_without_the_key_or_with_what_does_not_fit_the_job_is_left_to_others(bus: Bus, tenant: Tenant) -> None:
+    flow = ref(await put(bus, tenant, definition("top", "template", template="stored")))
+    for keys, tweaks in ((MasterKeys(), {"a": {"template": "x"}}), (KEYS, {"a": {"template": 5}})):
+        with pytest.raises(UnsupportedVersion):
+            await Flows(bus, None, master_keys=keys).workflow(tenant, flow, submitted(flow, tenant, tweaks))

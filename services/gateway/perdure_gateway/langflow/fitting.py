@@ -10,7 +10,7 @@ from msgspec import Struct
 from perdure.core import codec
 from perdure.core.event import FlowRef, UserValue
 from perdure.core.graph.nested import digests
-from perdure.core.graph.spec import check_input, input_nodes
+from perdure.core.graph.spec import GraphSpec, check_input, input_nodes, parse
 from perdure.core.langflow import overrides, refusal
 from perdure.core.langflow.gates import misplaced
 from perdure.core.langflow.given import Given
@@ -18,13 +18,15 @@ from perdure.core.langflow.overrides import Overrides
 from perdure.core.langflow.shape import FlowShape, faults_of, of_graph, of_langflow, of_python
 from perdure.core.schema import faults
 from perdure.db.flows import FlowVersion
+from perdure.db.runners import list_runners
 from perdure.errors import Invalid, NotFound
 from perdure.ids import Digest
 from perdure_gateway.auth import CALLER
-from perdure_gateway.keys import DESK, FLOWS
+from perdure_gateway.keys import DESK, FLOWS, SQL
 from perdure_gateway.langflow.flows import record_of
 from perdure_gateway.langflow.ids import canonical
 from perdure_gateway.langflow.models import Mode, RunBody
+from perdure_gateway.subflows import announced
 
 PROTOCOLS = ("agui", "langflow")
 RUNS_WHOLE = "Flows of this kind run whole."
@@ -74,12 +76,16 @@ async def fitting(request: web.Request, body: RunBody) -> Run:
     globals_ = overrides.merged(body.globals, request.headers.items())
     _globals(globals_)
     body = body.model_copy(update={"globals": globals_})
+    graph: GraphSpec | None = None
+    if flow.kind == "graph":
+        known = await request.app[FLOWS].graph(flow)
+        graph = await _tweaked(request, flow, known, resolved.tweaks) if resolved.tweaks else known
     return Run(
         body=body,
         flow=flow,
         ref=ref,
         inside=inside,
-        input=await _input(request, body, flow),
+        input=_input(body, flow, graph),
         shape=shape,
         overrides=Overrides(tweaks=resolved.tweaks, globals=globals_),
         fingerprint=fingerprint(body),
@@ -169,7 +175,22 @@ def _globals(found: dict[str, str]) -> None:
             raise refusal.coded(422, "Invalid request overrides", "INVALID_REQUEST_OVERRIDES", text, field="globals")
 
 
-async def _input(request: web.Request, body: RunBody, flow: FlowVersion) -> UserValue:
+async def _tweaked(request: web.Request, flow: FlowVersion, known: GraphSpec, tweaks: overrides.Tweaks) -> GraphSpec:
+    """The graph as the tweaks make it. Raises Refusal in the list form for what is no such literal, Unavailable."""
+    definition = overrides.applied(msgspec.json.decode(flow.definition), tweaks)
+    async with request.app[SQL].reading() as conn:
+        catalogue = announced(await list_runners(conn, flow.tenant))
+    try:
+        return parse(definition, catalogue, known.flows)
+    except Invalid as exc:
+        items = [
+            refusal.fault("value_error", ["body", "tweaks"], f"Value error, {fault.pointer}: {fault.detail}")
+            for fault in exc.faults
+        ]
+        raise refusal.listed(*items) from None
+
+
+def _input(body: RunBody, flow: FlowVersion, graph: GraphSpec | None) -> UserValue:
     """The job's input, as flows of each kind take it. Raises Refusal in the list form."""
     text = body.input_value
     if flow.kind == "langflow":
@@ -178,9 +199,7 @@ async def _input(request: web.Request, body: RunBody, flow: FlowVersion) -> User
         )
         return msgspec.to_builtins(given)
     try:
-        if flow.kind == "graph":
-            return await _graph_input(request, flow, text)
-        return _python_input(flow, text)
+        return _python_input(flow, text) if graph is None else _graph_input(graph, text)
     except Invalid as exc:
         items = [
             refusal.fault("value_error", ["body", "input_value"], f"Value error, {fault.pointer}: {fault.detail}")
@@ -189,9 +208,8 @@ async def _input(request: web.Request, body: RunBody, flow: FlowVersion) -> User
         raise refusal.listed(*items) from None
 
 
-async def _graph_input(request: web.Request, flow: FlowVersion, text: str) -> UserValue:
-    """The text is that of the only input node, or of the only one that takes text; no text leaves the default."""
-    graph = await request.app[FLOWS].graph(flow)
+def _graph_input(graph: GraphSpec, text: str) -> UserValue:
+    """The text is that of the first chat input, or of the first input node; no text leaves the defaults."""
     nodes = input_nodes(graph)
     chats = [node for node in nodes if node.component == "chat_input"] or list(nodes)
     if not chats:

@@ -1,10 +1,8 @@
 """From a call that fits to a job: which one its key means, what is sealed with it, one append, whom it supersedes."""
 
-import msgspec
 import structlog
 from aiohttp import web
 
-from perdure.core import codec
 from perdure.core.event import OPEN, Source, Status, UserValue
 from perdure.core.langflow import keys as idempotency
 from perdure.core.langflow import refusal
@@ -14,6 +12,7 @@ from perdure.db.page import MAX_LIMIT
 from perdure.errors import Invalid, OutcomeUnknown, Unavailable
 from perdure.ids import JobId, JobRef, new_job_id
 from perdure.jobs.joblog import JobLog
+from perdure.jobs.overrides import seal
 from perdure.jobs.submit import DEADLINE_SECONDS, Accepted, Submission, submit
 from perdure.jobs.supersede import supersede
 from perdure_gateway.auth import CALLER
@@ -22,15 +21,9 @@ from perdure_gateway.keys import DESK, FULLNESS, LANGFLOW, MASTER_KEYS, METRICS,
 from perdure_gateway.langflow.fitting import Run
 from perdure_gateway.langflow.models import Mode, RunBody
 
-OVERRIDES = "overrides"
 MAX_KEY = 255
 
 log = structlog.get_logger(__name__)
-
-
-def purpose(job: JobId) -> str:
-    """What the overrides of a job are sealed for: in another job's log they do not open."""
-    return f"{OVERRIDES}:{job}"
 
 
 def key_of(request: web.Request, body: RunBody) -> str | None:
@@ -107,7 +100,7 @@ async def _made(request: web.Request, run: Run, job: JobId, key: str | None) -> 
                 output_ids=tuple(body.output_ids or ()),
             ),
             id=job,
-            sealed=_sealed(request, run, job),
+            sealed=_sealed(request, run),
         ),
     )
     if not accepted.replayed:
@@ -118,17 +111,14 @@ async def _made(request: web.Request, run: Run, job: JobId, key: str | None) -> 
     return accepted
 
 
-def _sealed(request: web.Request, run: Run, job: JobId) -> UserValue:
-    if run.overrides.empty:
-        return None
+def _sealed(request: web.Request, run: Run) -> UserValue:
     try:
-        sealed = request.app[MASTER_KEYS].seal(request[CALLER].tenant, purpose(job), codec.canonical(run.overrides))
+        return seal(request.app[MASTER_KEYS], request[CALLER].tenant, run.fingerprint, run.overrides)
     except Unavailable:
         text = "Tweaks and globals cannot be sealed here: the operator has to set PERDURE_MASTER_KEY."
         raise refusal.coded(
             503, "Request overrides unavailable", "REQUEST_OVERRIDES_UNAVAILABLE", text, refusal.RETRY
         ) from None
-    return msgspec.to_builtins(sealed)
 
 
 async def _supersede(request: web.Request, run: Run, accepted: Accepted) -> None:

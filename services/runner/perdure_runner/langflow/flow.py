@@ -7,8 +7,8 @@ import msgspec
 from msgspec import Struct
 
 from perdure.core import event as ev
-from perdure.core.event import UserValue
 from perdure.core.langflow.given import Given
+from perdure.core.langflow.overrides import Overrides
 from perdure.errors import Malformed
 from perdure.ids import Digest, Tenant
 
@@ -21,22 +21,8 @@ class LangflowFlow(Struct, frozen=True):
     digest: Digest
 
 
-class Overrides(Struct, frozen=True, kw_only=True):
-    """What is sealed with a job: tweaks by component id and field, globals by name."""
-
-    tweaks: dict[str, dict[str, UserValue]] = {}
-    globals: dict[str, str] = {}
-
-
 Unseal = Callable[[Tenant, ev.SubmittedData], Awaitable[Overrides]]
 """Opens what is sealed with a job. Raises Unavailable where the key is not here, Malformed."""
-
-
-async def nothing_sealed(tenant: Tenant, submitted: ev.SubmittedData) -> Overrides:
-    """For jobs that carry nothing. Raises Malformed for one that does."""
-    if submitted.sealed is not None:
-        raise Malformed("this runner cannot open what is sealed with the job")
-    return Overrides()
 
 
 def flow_file(definition: bytes) -> bytes:

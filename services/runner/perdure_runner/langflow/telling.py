@@ -9,10 +9,11 @@ from perdure.core import event as ev
 from perdure.core.event import AnyEvent, UserValue
 from perdure.core.langflow import entry
 from perdure.core.langflow.entry import journal
+from perdure.core.langflow.overrides import Overrides
 from perdure.core.machine import JobState
 from perdure.ids import JobRef, derived
 from perdure_runner.langflow.asked import decisions
-from perdure_runner.langflow.flow import LangflowFlow, Overrides, given
+from perdure_runner.langflow.flow import LangflowFlow, given
 from perdure_runner.langflow.frames import Start
 
 LOADING: Final = "$load"  # the step that failed where a child died before a component began

@@ -7,7 +7,7 @@ Of several components with one display name the last is meant. A named component
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -98,6 +98,17 @@ def protected(component: Component, field: str, value: UserValue = None) -> bool
         or (component.type in _RUNS_CODE and field in _CODE_FIELDS)
         or field in _PROTECTED.get(component.type.rsplit(".", 1)[-1], ())
     )
+
+
+def applied(definition: dict[str, Any], tweaks: Tweaks) -> dict[str, Any]:
+    """A graph flow's definition with the literals of its nodes as the tweaks say; those that a node has, no others."""
+    nodes = []
+    for node in definition.get("nodes", ()):
+        fields = tweaks.get(str(node.get("id")), {})
+        inputs = node.get("inputs", {})
+        said = {name: value for name, value in fields.items() if name in inputs}
+        nodes.append({**node, "inputs": {**inputs, **said}} if said else node)
+    return {**definition, "nodes": nodes}
 
 
 def merged(body: Mapping[str, str], headers: Iterable[tuple[str, str]]) -> dict[str, str]:
