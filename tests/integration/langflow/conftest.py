@@ -55,7 +55,7 @@ OPTIONS: Final = (ev.Action(id="approve", label="Approve"), ev.Action(id="reject
 
 
 class Waiting(NamedTuple):
-    """A call under way and its job."""
+    """A call under way, named after its idempotency key, and its job."""
 
     call: "asyncio.Task[Answer]"
     hand: Hand
@@ -99,7 +99,7 @@ class Api:
         """A call that waits (sync, stream), and the runner by hand of its job."""
         key = uuid.uuid4().hex
         job = keys.job_id(self.gateway.tenant, Principal("user:ann"), key, 0)
-        call = asyncio.create_task(self.run(flow, {"Idempotency-Key": key}, **members))
+        call = asyncio.create_task(self.run(flow, {"Idempotency-Key": key}, **members), name=key)
         hand = self.hand(job)
         async with asyncio.timeout(20):
             while not call.done() and not hand.log.state.exists:
@@ -179,6 +179,35 @@ async def suspend(hand: Hand) -> None:
     await hand.log.refresh()
     waiting = tuple(ev.Waiting(kind="input", name=r.name, request_id=r.id) for r in hand.log.state.asked.values())
     await hand.add(ev.SuspendedData(waiting=waiting, resume="all"))
+
+
+def component(name: str, kind: str, title: str, *fields: str) -> dict[str, Any]:
+    """A node of a Langflow flow."""
+    template: dict[str, Any] = {field: {"type": "str", "value": ""} for field in fields} | {"code": {"type": "code"}}
+    inner = {"display_name": title, "template": template, "outputs": [{"name": "message", "types": ["Message"]}]}
+    return {"id": name, "type": "genericNode", "data": {"id": name, "type": kind, "node": inner}}
+
+
+AGENT: Final[dict[str, Any]] = {
+    "nodes": [
+        component("ChatInput-1", "ChatInput", "Chat Input", "input_value"),
+        component("Agent-1", "Agent", "Agent", "model", "api_key"),
+        component("ChatOutput-1", "ChatOutput", "Chat Output", "input_value"),
+    ],
+    "edges": [
+        {"source": "ChatInput-1", "target": "Agent-1"},
+        {"source": "Agent-1", "target": "ChatOutput-1"},
+    ],
+}
+
+
+@pytest.fixture
+async def langflows(bare: Api) -> Api:
+    """The API of a gateway with the Langflow flow `agent`."""
+    answer = await bare.call("POST", "/api/v1/flows/", {"name": "agent", "data": AGENT})
+    assert answer.status == 201, answer.raw
+    bare.flows["agent"] = answer.body["id"]
+    return bare
 
 
 @pytest.fixture

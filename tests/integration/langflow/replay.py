@@ -32,7 +32,7 @@ class Replay:
     def filled(self, request: dict[str, Any]) -> dict[str, Any]:
         """A request with what is known in the place of its placeholders; others become ids that nothing has."""
         text = json.dumps(request)
-        text = re.sub(r"<uuid:(\d+)>", lambda m: self.known.get(m[0], f"00000000-0000-4000-8000-{int(m[1]):012}"), text)
+        text = PLACE.sub(lambda m: self.known.get(m[0], nowhere(m[0])), text)
         found: dict[str, Any] = json.loads(text)
         return found
 
@@ -52,6 +52,11 @@ class Replay:
         elif theirs == "<time>":
             assert TIME.fullmatch(ours), (at, ours)
         elif isinstance(theirs, str):
-            assert ours == PLACE.sub(lambda m: self.known.get(m[0], m[0]), theirs), at
+            assert ours == PLACE.sub(lambda m: self.known.get(m[0], nowhere(m[0])), theirs), at
         else:
             assert ours == theirs, at
+
+
+def nowhere(place: str) -> str:
+    """An id that nothing has, for a placeholder that nothing was seen of."""
+    return f"00000000-0000-4000-8000-{int(place[6:-1]):012}"
