@@ -14,15 +14,14 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from perdure import probe
 from perdure.bus.entry import Stored
 from perdure.bus.eventlog import EventLog
 from perdure.bus.fanout import Fanout, Inbox, Lagged, LiveDelta, LiveEvent
 from perdure.clock import Clock
-from perdure.core import blob, codec
-from perdure.core.event import TERMINAL, TYPE_OF, AnyEvent, JobSuspended, Status, type_of
+from perdure.core import codec
+from perdure.core.event import TERMINAL, AnyEvent, Status
 from perdure.core.stream.adapter import StreamAdapter
 from perdure.core.stream.delta import Said, read_delta
 from perdure.core.stream.frame import Frame
@@ -31,6 +30,8 @@ from perdure.core.stream.reading import Hole, Reading, Reset, Show, Shown
 from perdure.errors import Expired, NotFound, Unavailable
 from perdure.ids import JobRef
 from perdure.jobs.backlog import page_to, replay_to
+from perdure.jobs.until import reached
+from perdure.jobs.whole import with_values
 
 QUIET_SECONDS: Final = 15.0  # without news for so long: compare with the tail
 AHEAD_SECONDS: Final = 0.25  # a delta is ahead of its event for so long: the event was lost on the way
@@ -38,7 +39,6 @@ AWAY_SECONDS: Final = 60.0  # the broker is away for so long: give up, the reade
 AWAY_PAUSE: Final = 1.0
 MOST_EVENTS: Final = 500  # of the log that a follower holds at once, before they are sent
 MOST_BYTES: Final = 256 * 1024  # the same, but one event at least
-UNTIL: Final = frozenset({"terminal", "suspended", "head", *TYPE_OF.values()})
 
 
 class CaughtUp(Struct, frozen=True):
@@ -96,7 +96,7 @@ class Follower:
             async for entry in entries:
                 live = live or isinstance(entry, CaughtUp)
                 if self._whole and isinstance(entry, Stored):
-                    entry = await self._with_values(entry)
+                    entry = await with_values(self._eventlog, entry)
                 for frame in self._frames_of(entry):
                     yield frame
                 if live and self._adapter.ended:
@@ -106,15 +106,10 @@ class Follower:
                         for frame in () if live else self._adapter.on_caught_up():
                             yield frame
                         return
-                    if _reached(until, entry):
+                    if reached(until, entry.event):
                         break
         for frame in self._adapter.close("until"):
             yield frame
-
-    async def _with_values(self, stored: Stored) -> Stored:
-        """The entry with an event that has its values, those in blobs too. Raises Unavailable."""
-        found = {d: await self._eventlog.blobs.get(self._ref.tenant, d) for d in blob.refs(stored.event.data)}
-        return replace(stored, event=blob.resolve(stored.event, found)) if found else stored
 
     def _frames_of(self, entry: Stored | Show | CaughtUp) -> Iterable[Frame]:
         match entry:
@@ -298,9 +293,3 @@ async def kept_deltas(
         return kept, []
     log = await replay_to(eventlog, ref, oldest, head)
     return kept, [stored.event for stored in log if stored.event.seq <= head]
-
-
-def _reached(until: str, stored: Stored) -> bool:
-    if until == "suspended":
-        return isinstance(stored.event, JobSuspended) and stored.event.status is Status.SUSPENDED
-    return until == type_of(stored.event)

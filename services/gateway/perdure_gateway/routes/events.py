@@ -19,7 +19,7 @@ from perdure.core.stream.registry import adapter
 from perdure.errors import Expired, Malformed, NotFound
 from perdure.ids import JobId, JobRef
 from perdure.jobs.backlog import page_to
-from perdure.jobs.follow import UNTIL
+from perdure.jobs.until import UNTIL
 from perdure_gateway import answers, bodies, streaming, views
 from perdure_gateway.auth import CALLER, Caller
 from perdure_gateway.keys import DESK, FANOUT, LIMITS, SERVICE
