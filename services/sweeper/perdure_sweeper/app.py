@@ -37,6 +37,7 @@ RETENTION_SECONDS: Final = 60.0
 LISTING_SECONDS: Final = 60.0
 LINKS_SECONDS: Final = 3600.0
 CANARY_SECONDS: Final = 3600.0
+RING_SECONDS: Final = 1.0  # how long a runnable job is left to whoever made it so
 ALARM_SECONDS: Final = 1.0  # how long what is due is left to its alarm
 LOOK_SECONDS: Final = 600.0  # how often it is asked whether a daily duty is due
 CLOCK_GOOD_SECONDS: Final = 600.0  # how long a measured offset to the broker's clock is believed
@@ -78,7 +79,7 @@ async def _work(bus: Bus, database: Database, service: Service, settings: Sweepe
     eventlog = EventLog(bus, topology.shards)
     desk = Desk(eventlog, Doorbells(bus), clock)
     projectors = [Projector(database, desk, bus, shard, topology.shards) for shard in range(topology.shards)]
-    doorbells = LostDoorbells(database, desk)
+    doorbells = LostDoorbells(database, desk, grace_seconds=RING_SECONDS)
     overdue = Overdue(database, desk, lambda: _clock_known(bus, clock), grace_seconds=ALARM_SECONDS)
     reminders = Reminders(database, desk, partial(tell, bus), lambda: _clock_known(bus, clock))
     keep = Keep(settings.log_days, settings.archive_days)

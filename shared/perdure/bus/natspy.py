@@ -15,6 +15,8 @@ from perdure import log as logs
 
 CLOSE_SECONDS: Final = 5.0
 log = logs.get(__name__)
+_PLAIN: Final = b"NATS/1.0\r\n"
+_SPACE: Final = " \t\n\r\x0b\f"
 _BLANK: Final = re.compile(r"\s")  # in a subject it would end the command, or begin another one
 
 
@@ -38,6 +40,18 @@ class Connection(Client):
         with contextlib.suppress(RuntimeError):
             return await super()._flush_pending(force_flush)
         return None
+
+    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
+        """The same as nats-py's for headers without a status, which all messages but a few have, at a third of the
+        cost: decoded once, not line by line.
+        """
+        if not headers:
+            return None
+        if not headers.startswith(_PLAIN):
+            return await super()._process_headers(headers)
+        lines = headers[len(_PLAIN) :].decode(errors="replace").split("\r\n")
+        split = (line.partition(":") for line in lines)
+        return {name.strip(_SPACE): value.strip(_SPACE) for name, colon, value in split if colon}
 
 
 class Sink(asyncio.Queue[Msg]):

@@ -72,6 +72,18 @@ async def test_a_job_whose_submitter_died_before_ringing_is_rung_once(
     assert await bells(own_bus, told.ref) == 1
 
 
+async def test_a_job_that_has_just_become_runnable_is_left_to_whoever_made_it_so(
+    database: Database, own_eventlog: EventLog, project: Project, desk: Desk, clock: FakeClock
+) -> None:
+    told = Told(own_eventlog, MAIN)
+    await told.put(told.story.submitted())
+    await project()
+    patient = LostDoorbells(database, desk, grace_seconds=1.0)
+    assert await patient.run_once() == 0
+    clock.advance(2)
+    assert await patient.run_once() == 1
+
+
 async def test_a_job_that_has_its_doorbell_is_left_alone(
     own_bus: Bus, own_eventlog: EventLog, project: Project, lost: LostDoorbells, desk: Desk
 ) -> None:

@@ -1,10 +1,11 @@
 """Rings the doorbells that were lost: for each open job that is runnable by its fold and has no doorbell in WORK.
 
-No age, no clock, no leader: rows name the candidates, the broker says whether a doorbell is there, the log says whether
+No leader: rows name the candidates, the broker says whether a doorbell is there, the log says whether
 one must be. Two sweepers at the same instant may ring twice, which is one doorbell too many and no harm.
 """
 
 from perdure import probe
+from perdure.core.instant import later
 from perdure.db import due as candidates
 from perdure.db.engine import Database
 from perdure.db.jobs import JobRow
@@ -14,25 +15,28 @@ from perdure_sweeper.duties.look import ROWS, each, load, ring_if_runnable
 
 
 class LostDoorbells:
-    """The duty; `run_once` looks at every candidate once."""
+    """The duty; `run_once` looks at every candidate once. Whoever made a job runnable has `grace_seconds` in which to
+    ring, and a runner to start it.
+    """
 
-    def __init__(self, database: Database, desk: Desk) -> None:
+    def __init__(self, database: Database, desk: Desk, *, grace_seconds: float = 0.0) -> None:
         self._database = database
         self._desk = desk
+        self._grace_seconds = grace_seconds
 
     async def run_once(self) -> int:
         """How many doorbells were rung. Raises Unavailable."""
         rung = 0
         after: PageKey | None = None
-        now = self._desk.clock.broker_now()
+        since = later(self._desk.clock.broker_now(), -self._grace_seconds)
         while True:
             async with self._database.read() as conn:
-                rows = await candidates.ready(conn, now, limit=ROWS, after=after)
+                rows = await candidates.ready(conn, since, limit=ROWS, after=after)
             probe.hit("sweep.after_scan")
             rung += sum(await each(rows, self._look))
             if len(rows) < ROWS:
                 return rung
-            after = (rows[-1].ready_at or now, rows[-1].job_id)
+            after = (rows[-1].ready_at or since, rows[-1].job_id)
 
     async def _look(self, row: JobRow) -> bool:
         if row.queue is None or row.priority is None:
