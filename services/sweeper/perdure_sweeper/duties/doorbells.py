@@ -5,7 +5,7 @@ one must be. Two sweepers at the same instant may ring twice, which is one doorb
 """
 
 from perdure import probe
-from perdure.core.instant import later
+from perdure.core.instant import END, later
 from perdure.db import due as candidates
 from perdure.db.engine import Database
 from perdure.db.jobs import JobRow
@@ -15,8 +15,8 @@ from perdure_sweeper.duties.look import ROWS, each, load, ring_if_runnable
 
 
 class LostDoorbells:
-    """The duty; `run_once` looks at every candidate once. Whoever made a job runnable has `grace_seconds` in which to
-    ring, and a runner to start it.
+    """The duty; `run_once` looks at every candidate once whose log has been still for `grace_seconds`: so long has
+    whoever made the job runnable to ring, and a runner to start it.
     """
 
     def __init__(self, database: Database, desk: Desk, *, grace_seconds: float = 0.0) -> None:
@@ -28,15 +28,16 @@ class LostDoorbells:
         """How many doorbells were rung. Raises Unavailable."""
         rung = 0
         after: PageKey | None = None
-        since = later(self._desk.clock.broker_now(), -self._grace_seconds)
+        now = self._desk.clock.broker_now()
+        since = later(now, -self._grace_seconds) if self._grace_seconds else END
         while True:
             async with self._database.read() as conn:
-                rows = await candidates.ready(conn, since, limit=ROWS, after=after)
+                rows = await candidates.ready(conn, now, limit=ROWS, after=after)
             probe.hit("sweep.after_scan")
-            rung += sum(await each(rows, self._look))
+            rung += sum(await each([row for row in rows if row.updated_at <= since], self._look))
             if len(rows) < ROWS:
                 return rung
-            after = (rows[-1].ready_at or since, rows[-1].job_id)
+            after = (rows[-1].ready_at or now, rows[-1].job_id)
 
     async def _look(self, row: JobRow) -> bool:
         if row.queue is None or row.priority is None:
