@@ -2,8 +2,9 @@
 
 import json
 import os
+import resource
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -24,6 +25,13 @@ class Cluster(Struct, frozen=True):
     up: UpProcess
     http: aiohttp.ClientSession
     nats: Client
+
+    @property
+    def key(self) -> str:
+        """The first key."""
+        key = self.up.client.key
+        assert key is not None
+        return key
 
     def processes(self) -> dict[str, int]:
         """Pids by name: every service, the broker, the supervisor."""
@@ -52,6 +60,12 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+def many_files() -> None:
+    """As many open files as this process, and those that it starts, may have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 @contextmanager
 def folder() -> Iterator[Path]:
     """A temporary folder for the data of one Perdure, or of several, one after the other."""
@@ -60,13 +74,15 @@ def folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def cluster(place: Path | None = None) -> AsyncIterator[Cluster]:
-    """Start with the workflows of `benchmarks.flows` and the data in `place`, wait until ready, stop."""
+async def cluster(place: Path | None = None, arguments: Sequence[str] = ()) -> AsyncIterator[Cluster]:
+    """Start with the workflows of `benchmarks.flows` and the data in `place`, wait until ready, stop. `arguments`: more
+    flags of `up`.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PERDURE_") or k == "PERDURE_NATS_SERVER"}
     environ = kept | {"PYTHONPATH": str(ROOT)}
     with nullcontext(place) if place is not None else folder() as where:
         data, log = where / "data", where / "log"
-        async with launched(data, "--app", "benchmarks.flows", environ=environ, log=log) as up:
+        async with launched(data, "--app", "benchmarks.flows", *arguments, environ=environ, log=log) as up:
             broker = json.loads((data / "nats.json").read_text())
             nc = await nats.connect(
                 broker["url"], user=broker["user"], password=broker["password"], inbox_prefix=broker["inbox_prefix"]

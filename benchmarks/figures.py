@@ -10,6 +10,7 @@ import aiohttp
 from benchmarks.client import IN_FLIGHT, submit
 from benchmarks.cluster import Cluster, cluster
 from benchmarks.ending import Endings, endings
+from benchmarks.streams import STREAMS
 from benchmarks.waiting import WAITING
 
 RUNS = 3
@@ -155,5 +156,6 @@ FIGURES: dict[str, tuple[Callable[[], Awaitable[list[float]]], str, float, bool]
     "idle_cluster_mb": (idle_cluster_mb, "MB", 350, False),
     "idle_cluster_cpu_pct": (idle_cluster_cpu_pct, "%", 2, False),
     **WAITING,
+    **STREAMS,
 }
 """Name -> function, unit, figure to reach, whether more is better."""

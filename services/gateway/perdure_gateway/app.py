@@ -1,5 +1,6 @@
 """The gateway: adapters, routes, and what every request passes through before and after its handler."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from functools import partial
@@ -197,6 +198,7 @@ def make(
     app[keys.LANGFLOW], app[keys.MASTER_KEYS] = langflow, master_keys or MasterKeys()
     app[SHAPES] = Shapes()
     app.cleanup_ctx.append(_trail)
+    app.cleanup_ctx.append(_stop_wakes_streams)
     revocations.on("job", lambda tenant, job: deleted.note(JobRef(tenant, JobId(job))))
     revocations.on("key", lambda _, key: app[keys.KEYS].forget(key))
     revocations.on("member", lambda tenant, who: app[keys.MEMBERSHIPS].forget(tenant, Principal(who)))
@@ -205,6 +207,16 @@ def make(
     policy.check(app)
     app.on_response_prepare.append(entry.headers)
     return app
+
+
+async def _stop_wakes_streams(app: web.Application) -> AsyncIterator[None]:
+    async def wake() -> None:
+        await app[keys.SERVICE].stopping.wait()
+        app[keys.REVOCATIONS].wake()
+
+    waking = asyncio.create_task(wake())
+    yield
+    waking.cancel()
 
 
 async def _trail(app: web.Application) -> AsyncIterator[None]:

@@ -6,7 +6,7 @@ comes alone is written alone. What waits for a slow reader here is bounded, the 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 from perdure.core.stream.frame import Frame
@@ -15,30 +15,60 @@ from perdure.errors import PerdureError
 MOST_BYTES: Final = 64 * 1024  # beyond the last frame
 
 
-class Outbox:
-    """The frames of one stream that are not written yet. Somebody has to `close` it."""
+class Bell:
+    """Wakes the one that waits for it; what is rung before it waits is not lost."""
 
-    def __init__(self, frames: AsyncGenerator[Frame]) -> None:
+    def __init__(self) -> None:
+        self._rung = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        """Wake it."""
+        self._rung = True
+        self._wake()
+
+    async def wait(self, seconds: float) -> bool:
+        """Whether it was rung, now or within `seconds`."""
+        if not self._rung:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            late = loop.call_later(seconds, self._wake)
+            try:
+                await self._waiter
+            finally:
+                late.cancel()
+                self._waiter = None
+        rung, self._rung = self._rung, False
+        return rung
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Outbox:
+    """The frames of one stream that are not written yet; it rings when there are some, and at their end. Somebody has
+    to `close` it.
+    """
+
+    def __init__(self, frames: AsyncGenerator[Frame], ring: Callable[[], None]) -> None:
         self._frames: list[Frame] = []
         self._bytes = 0
-        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._room = asyncio.Event()
+        self._ring = ring
+        self._room: asyncio.Future[None] | None = None
         self._making = asyncio.ensure_future(self._make(frames))
-        self._making.add_done_callback(lambda _: self._say())
+        self._making.add_done_callback(lambda _: ring())
 
-    @property
-    def ready(self) -> asyncio.Future[None]:
-        """Done as soon as there is something to `take`, or the end."""
-        return self._ready
-
-    def take(self) -> list[Frame]:
-        """All frames that are ready; none at the end. Raises what ended them instead, behind the last frame."""
+    def take(self) -> list[Frame] | None:
+        """All frames that are ready; None at their end. Raises what ended them instead, behind the last frame."""
         taken, self._frames, self._bytes = self._frames, [], 0
-        if not taken and self._making.done():
-            self._making.result()
-        if not self._making.done():
-            self._ready = asyncio.get_running_loop().create_future()
-            self._room.set()
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        if self._making.done():
+            if not taken:
+                self._making.result()
+                return None
+            self._ring()
         return taken
 
     async def close(self) -> None:
@@ -51,11 +81,9 @@ class Outbox:
         async for frame in frames:
             self._frames.append(frame)
             self._bytes += len(frame.data)
-            self._say()
+            del frame
+            self._ring()
             if self._bytes >= MOST_BYTES:
-                self._room.clear()
-                await self._room.wait()
-
-    def _say(self) -> None:
-        if not self._ready.done():
-            self._ready.set_result(None)
+                self._room = asyncio.get_running_loop().create_future()
+                await self._room
+                self._room = None

@@ -4,9 +4,8 @@ on `revoke.<tenant>`.
 At most once, like all of NATS core: who missed it reads SQL anew within a minute.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final, Literal
 
 import msgspec
@@ -37,23 +36,31 @@ Hear = Callable[[Tenant, str], None]
 
 
 class Revocations:
-    """Says and hears revocations. `on` names who forgets what; `pulse` wakes whoever has to look again."""
+    """Says and hears revocations. `on` names who forgets what, `waking` who looks again; `count` rises with each."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._hear: dict[str, Hear] = {}
-        self._pulse: asyncio.Future[None] | None = None
+        self._wake: set[Callable[[], None]] = set()
+        self.count = 0
 
     def on(self, kind: Kind, hear: Hear) -> None:
         """Call `hear` with tenant and id of every revocation of `kind`, one's own too."""
         self._hear[kind] = hear
 
-    @property
-    def pulse(self) -> asyncio.Future[None]:
-        """Done as soon as anything is revoked; many may wait for it, none may cancel it."""
-        if self._pulse is None or self._pulse.done():
-            self._pulse = asyncio.get_running_loop().create_future()
-        return self._pulse
+    @contextmanager
+    def waking(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Call `wake`, while the context lasts, whenever anything is revoked."""
+        self._wake.add(wake)
+        try:
+            yield
+        finally:
+            self._wake.discard(wake)
+
+    def wake(self) -> None:
+        """Wake everybody: something else has to be looked at."""
+        for wake in self._wake:
+            wake()
 
     async def tell(self, tenant: Tenant, kind: Kind, what: str) -> None:
         """Forget it here, and tell the others; that they cannot be told is logged."""
@@ -85,5 +92,5 @@ class Revocations:
         hear = self._hear.get(said.kind)
         if hear is not None:
             hear(tenant, said.id)
-        if self._pulse is not None and not self._pulse.done():
-            self._pulse.set_result(None)
+        self.count += 1
+        self.wake()

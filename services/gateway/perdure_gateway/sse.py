@@ -8,7 +8,7 @@ caller's key is no longer good, when the job was deleted, and when the broker st
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -19,7 +19,7 @@ from perdure.core.stream.delta import RESET
 from perdure.core.stream.frame import Frame
 from perdure.errors import Expired, NotFound, Unauthenticated, Unavailable, UnsupportedVersion
 from perdure_gateway.metrics import Metrics
-from perdure_gateway.outbox import Outbox
+from perdure_gateway.outbox import Bell, Outbox
 from perdure_gateway.revoke import Revocations
 
 HEARTBEAT_SECONDS: Final = 15.0
@@ -94,26 +94,22 @@ class Stream:
 
     async def _pump(self, frames: AsyncGenerator[Frame]) -> str | None:
         """Write what comes; None at the end of `frames`, else why the stream has to end."""
-        drained = asyncio.ensure_future(self._stopping.wait())
-        outbox = Outbox(frames)
+        bell = Bell()
+        outbox, revoked = Outbox(frames, bell.ring), self._revocations.count
         try:
-            while True:
-                revoked, ready = self._revocations.pulse, outbox.ready
-                signs: set[asyncio.Future[Any]] = {drained, ready, revoked}
-                await asyncio.wait(signs, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                if revoked.done():
-                    self._look_at = 0.0
-                if ready.done():
-                    taken = outbox.take()
-                    if not taken:
+            with self._revocations.waking(bell.ring):
+                while True:
+                    rung = await bell.wait(HEARTBEAT_SECONDS)
+                    if revoked != self._revocations.count:
+                        revoked, self._look_at = self._revocations.count, 0.0
+                    if not await self._tell(outbox.take()):
                         return None
-                    await self._tell(taken)
-                elif not drained.done() and not revoked.done():
-                    await self._beat()
-                if drained.done():
-                    return "drain"
-                if (reason := await self._overdue()) is not None:
-                    return reason
+                    if not rung:
+                        await self._beat()
+                    if self._stopping.is_set():
+                        return "drain"
+                    if (reason := await self._overdue()) is not None:
+                        return reason
         except Unavailable:
             return "upstream"
         except (NotFound, Expired):
@@ -121,15 +117,17 @@ class Stream:
         except UnsupportedVersion:
             return "unsupported"  # an event of a later version: another gateway may know it
         finally:
-            drained.cancel()
             await outbox.close()
 
-    async def _tell(self, frames: Sequence[Frame]) -> None:
-        """Write frames, in one piece."""
+    async def _tell(self, frames: Sequence[Frame] | None) -> bool:
+        """Write frames, in one piece; False where there will be none."""
+        if not frames:
+            return frames is not None
         await self._write(b"".join([frame.encode() for frame in frames]))
         self._sent = next((frame.id for frame in reversed(frames) if frame.id), self._sent)
         for kind, count in Counter(map(_kind, frames)).items():
             self._metrics.frames.labels(kind).inc(count)
+        return True
 
     async def _beat(self) -> None:
         """A comment, and where a filter hid what moved the offset, the offset alone: nothing that a reader sees."""

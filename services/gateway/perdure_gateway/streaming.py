@@ -10,7 +10,8 @@ from perdure.core.stream.frame import Frame
 from perdure.core.stream.offset import Offset
 from perdure.errors import NotFound
 from perdure.ids import JobRef
-from perdure.jobs.follow import Follower, attach
+from perdure.jobs.attach import attach
+from perdure.jobs.follow import Follower
 from perdure_gateway.auth import CALLER
 from perdure_gateway.keys import CHANCE, DELETED, DESK, FANOUT, KEYS, LIMITS, METRICS, REVOCATIONS, SERVICE
 from perdure_gateway.problems import Problem

@@ -52,36 +52,39 @@ class Inbox:
     """What one follower has not taken yet, in order."""
 
     def __init__(self) -> None:
-        self._frames: deque[Frame] = deque()
+        self._frames: deque[Frame] | None = None  # none as long as nothing comes: there are many idle ones
         self._bytes = 0
-        self._arrived = asyncio.Event()
+        self._arrived: asyncio.Future[None] | None = None
 
     async def next(self, timeout: float | None) -> Frame | None:  # noqa: ASYNC109 - None is an answer here, not an error
         """The next frame; None when none came within `timeout` seconds (None: wait for ever)."""
-        if not self._frames:
-            self._arrived.clear()
+        if self._frames is None:
+            self._arrived = asyncio.get_running_loop().create_future()
             try:
                 async with asyncio.timeout(timeout):
-                    await self._arrived.wait()
+                    await self._arrived
             except TimeoutError:
                 return None
-        frame = self._frames.popleft()
-        self._bytes -= _size(frame)
-        return frame
+            finally:
+                self._arrived = None
+        return self._take()
 
     def more_deltas(self) -> list[bytes]:
         """The deltas that come next, while more than half of the room is taken: they are to be joined."""
         taken: list[bytes] = []
+        if self._frames is None:
+            return taken
         if len(self._frames) > MOST_FRAMES // 2 or self._bytes > MOST_BYTES // 2:
             while self._frames and isinstance(frame := self._frames[0], LiveDelta):
                 taken.append(frame.body)
-                self._bytes -= _size(frame)
-                self._frames.popleft()
+                self._take()
         return taken
 
     def put(self, frame: Frame) -> None:
         """Add a frame; when there is no room for it everything is replaced by one `Lagged`."""
         size = _size(frame)
+        if self._frames is None:
+            self._frames = deque()
         if self._frames and (len(self._frames) >= MOST_FRAMES or self._bytes + size > MOST_BYTES):
             frame, size = LAGGED, 0
         if isinstance(frame, Lagged):
@@ -89,7 +92,17 @@ class Inbox:
             self._bytes = 0
         self._frames.append(frame)
         self._bytes += size
-        self._arrived.set()
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    def _take(self) -> Frame | None:
+        if self._frames is None:
+            return None
+        frame = self._frames.popleft()
+        self._bytes -= _size(frame)
+        if not self._frames:
+            self._frames = None
+        return frame
 
 
 class Fanout:

@@ -1,7 +1,15 @@
-"""Reads a job's log behind an event: whole or a page of it, from the archive too where the broker has it no longer."""
+"""What a reader missed: a job's log behind an event, whole or a page of it, from the archive too where the broker has
+it no longer; and the deltas that LIVE still has.
+"""
+
+from collections.abc import Sequence
 
 from perdure.bus.entry import Stored
 from perdure.bus.eventlog import EventLog, within
+from perdure.bus.fanout import Fanout
+from perdure.core.event import AnyEvent
+from perdure.core.stream.delta import Said, read_delta
+from perdure.core.stream.reading import Reading
 from perdure.errors import Expired
 from perdure.ids import JobRef, StreamSeq
 
@@ -31,3 +39,19 @@ async def page_to(
     if not found or found[0].event.seq != after + 1:  # a replica that is behind, or a purged log
         found = await replay_to(eventlog, ref, after, head)
     return within(found, most, most_bytes)
+
+
+async def kept_deltas(
+    eventlog: EventLog, fanout: Fanout, ref: JobRef, reading: Reading, said: Sequence[Said] = ()
+) -> tuple[list[Said], list[AnyEvent]]:
+    """What LIVE has of the job, with `said`, and the events up to the reader's that may have settled some of it.
+
+    Raises Unavailable.
+    """
+    kept = [found for body in await fanout.kept(ref) if (found := read_delta(body, ref.job))]
+    kept += said
+    oldest, head = reading.oldest(kept), reading.offset.seq
+    if oldest is None or oldest >= head:
+        return kept, []
+    log = await replay_to(eventlog, ref, oldest, head)
+    return kept, [stored.event for stored in log if stored.event.seq <= head]

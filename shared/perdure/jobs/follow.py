@@ -8,10 +8,11 @@ messages were dropped, or that the connection was lost, asks the leader for what
 Deltas go by `core.stream.reading`; what it misses is read from LIVE, together with the events that may have settled it.
 """
 
-from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
-from typing import Final
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -19,17 +20,17 @@ from perdure import probe
 from perdure.bus.entry import Stored
 from perdure.bus.eventlog import EventLog
 from perdure.bus.fanout import Fanout, Inbox, Lagged, LiveDelta, LiveEvent
+from perdure.bus.fanout import Frame as Heard
 from perdure.clock import Clock
 from perdure.core import codec
-from perdure.core.event import TERMINAL, AnyEvent, Status
+from perdure.core.event import TERMINAL, Status
 from perdure.core.stream.adapter import StreamAdapter
 from perdure.core.stream.delta import Said, read_delta
 from perdure.core.stream.frame import Frame
-from perdure.core.stream.offset import START, Offset
+from perdure.core.stream.offset import Offset
 from perdure.core.stream.reading import Hole, Reading, Reset, Show, Shown
-from perdure.errors import Expired, NotFound, Unavailable
-from perdure.ids import JobRef
-from perdure.jobs.backlog import page_to, replay_to
+from perdure.errors import NotFound, Unavailable
+from perdure.jobs.backlog import kept_deltas, page_to
 from perdure.jobs.until import reached
 from perdure.jobs.whole import with_values
 
@@ -64,14 +65,14 @@ class Follower:
     ) -> None:
         self.head = tail.event.seq
         self.status: Status = tail.event.status
-        self._eventlog, self._fanout, self._inbox = eventlog, fanout, inbox
-        self._clock, self._adapter = clock, adapter
-        self._backlog = deque(backlog)
-        self._ref = tail.ref
-        self._whole = whole
+        self._eventlog, self._inbox, self._clock, self._adapter = eventlog, inbox, clock, adapter
+        self._backlog = backlog
+        self._reading = Reading(start, tail.event.status, tail.event.attempt, fresh=fresh)
+        self._kept = partial(kept_deltas, eventlog, fanout, tail.ref, self._reading)
+        self._live = self._behind = False  # whether everything that was there is told; whether events were missed
+        self._ref, self._whole = tail.ref, whole
         self._at = tail.at  # the stream's number of the last event that was sent; meaningful once the backlog is out
         self.repairs: Counter[str] = Counter()  # holes that were healed: `events`, `deltas`
-        self._reading = Reading(start, tail.event.status, tail.event.attempt, fresh=fresh)
 
     @property
     def offset(self) -> Offset:
@@ -91,25 +92,33 @@ class Follower:
         an event type. Raises Unavailable when the broker has been away for AWAY_SECONDS, NotFound when the job was
         deleted, Expired when events were missed that are kept no longer.
         """
-        live = False
         async with aclosing(self._entries(until == "head")) as entries:
             async for entry in entries:
-                live = live or isinstance(entry, CaughtUp)
                 if self._whole and isinstance(entry, Stored):
                     entry = await with_values(self._eventlog, entry)
-                for frame in self._frames_of(entry):
-                    yield frame
-                if live and self._adapter.ended:
-                    return
-                if isinstance(entry, Stored):
-                    if entry.event.status in TERMINAL:
-                        for frame in () if live else self._adapter.on_caught_up():
-                            yield frame
-                        return
-                    if reached(until, entry.event):
-                        break
-        for frame in self._adapter.close("until"):
+                told, over = self._tell(entry, until)
+                del entry  # an idle reader holds nothing that it was told
+                while told:
+                    yield told.pop(0)
+                if over is not None:
+                    break
+            else:
+                over = "until"
+        for frame in self._adapter.close("until") if over == "until" else ():
             yield frame
+
+    def _tell(self, entry: Stored | Show | CaughtUp, until: str) -> tuple[list[Frame], Literal["until", "end"] | None]:
+        """The frames of an entry, and whether the stream ends behind them: as the caller wished, or by itself."""
+        self._live = self._live or isinstance(entry, CaughtUp)
+        told = [*self._frames_of(entry)]
+        if self._live and self._adapter.ended:
+            return told, "end"
+        if isinstance(entry, Stored):
+            if entry.event.status in TERMINAL:
+                return [*told, *(() if self._live else self._adapter.on_caught_up())], "end"
+            if reached(until, entry.event):
+                return told, "until"
+        return told, None
 
     def _frames_of(self, entry: Stored | Show | CaughtUp) -> Iterable[Frame]:
         match entry:
@@ -125,12 +134,9 @@ class Follower:
     async def _entries(self, head_only: bool) -> AsyncGenerator[Stored | Show | CaughtUp]:
         """Events in order without gap or repeat, and behind them what is shown of the deltas."""
         while self._backlog:
-            stored = self._backlog.popleft()
-            self._reading.event(stored.event)
-            self._at = stored.at
-            yield stored
+            yield self._replayed()
             if not self._backlog and self.offset.seq < self.head:
-                self._backlog.extend(await self._patiently(self._next_page))
+                self._backlog = await self._patiently(lambda: self._page(self.head))
         probe.hit("follow.after_replay")
         if head_only:
             yield CaughtUp()
@@ -139,37 +145,54 @@ class Follower:
             yield show
         yield CaughtUp()
         probe.hit("follow.before_live")
-        behind = False
         while True:
-            if behind:
-                missed, behind = await self._patiently(self._missed), False
+            quiet = AHEAD_SECONDS if self._reading.waits else QUIET_SECONDS
+            async for entry in self._heard_of(await self._inbox.next(quiet)):
+                yield entry
+                del entry
+            while self._behind:
+                missed = await self._patiently(self._missed)
+                self._behind = bool(missed)  # there may be more than a page
                 if not missed:
                     self._reading.give_up_waiting()
                 self.repairs["events"] += bool(missed)
-                for stored in missed:
-                    shows = self._take(stored)
-                    yield stored
-                    for show in shows + await self._caught_up():
-                        yield show
-            match await self._inbox.next(AHEAD_SECONDS if self._reading.waits else QUIET_SECONDS):
-                case LiveEvent() as live:
-                    event = codec.decode(live.body)
-                    if event.seq == self.offset.seq + 1:
-                        stored = Stored(self._ref, live.seq, live.body, event)
-                        shows = self._take(stored)
-                        yield stored
-                        for show in shows + await self._caught_up():
-                            yield show
-                    behind = event.seq > self.offset.seq
-                case LiveDelta(body=body):
-                    for show in await self._heard([body, *self._inbox.more_deltas()]):
-                        yield show
-                case Lagged():
-                    behind = True
-                    for show in await self._healed([]):
-                        yield show
-                case None:
-                    behind = True
+                while missed:
+                    async for entry in self._in_order(missed.pop(0)):
+                        yield entry
+                        del entry
+
+    def _replayed(self) -> Stored:
+        stored = self._backlog.pop(0)
+        self._reading.event(stored.event)
+        self._at = stored.at
+        return stored
+
+    async def _heard_of(self, heard: Heard | None) -> AsyncGenerator[Stored | Show]:
+        """What is told of what was heard; None: nothing was."""
+        match heard:
+            case LiveEvent() as live:
+                event = codec.decode(live.body)
+                if event.seq == self.offset.seq + 1:
+                    async for entry in self._in_order(Stored(self._ref, live.seq, live.body, event)):
+                        yield entry
+                self._behind = event.seq > self.offset.seq
+            case LiveDelta(body=body):
+                for show in await self._said([body, *self._inbox.more_deltas()]):
+                    yield show
+            case Lagged():
+                self._behind = True
+                for show in await self._healed([]):
+                    yield show
+            case None:
+                self._behind = True
+
+    async def _in_order(self, stored: Stored) -> AsyncGenerator[Stored | Show]:
+        """The event that comes next, and the deltas that are told behind it."""
+        self._at = stored.at
+        shows = self._reading.event(stored.event)
+        yield stored
+        for show in shows + await self._caught_up():
+            yield show
 
     async def _patiently(self, read: Callable[[], Awaitable[list[Stored]]]) -> list[Stored]:
         """What `read` gives, however often it has to be asked. Raises Unavailable after AWAY_SECONDS."""
@@ -184,35 +207,25 @@ class Follower:
                     raise
                 await self._clock.sleep(AWAY_PAUSE)
 
-    async def _next_page(self) -> list[Stored]:
-        return await page_to(
-            self._eventlog, self._ref, self.offset.seq, self.head, MOST_EVENTS, MOST_BYTES, at=self._at
-        )
+    async def _page(self, head: int) -> list[Stored]:
+        seen = self.offset.seq
+        return await page_to(self._eventlog, self._ref, seen, head, MOST_EVENTS, MOST_BYTES, at=self._at)
 
     async def _missed(self) -> list[Stored]:
-        """The events that were not heard, by the leader's word. Raises Unavailable; NotFound when the log is there no
-        longer, Expired when those events are not.
+        """A page of the events that were not heard, by the leader's word. Raises Unavailable; NotFound when the log is
+        there no longer, Expired when those events are not.
         """
-        tail, seen = await self._eventlog.tail(self._ref), self.offset.seq
+        tail = await self._eventlog.tail(self._ref)
         if tail is None:
             raise NotFound("the job was deleted")
-        if tail.event.seq <= seen:
-            return []
-        found = await self._eventlog.look(self._ref, self._at)
-        if found and found[0].event.seq == seen + 1:
-            return found
-        return await replay_to(self._eventlog, self._ref, seen, tail.event.seq)  # purged meanwhile
-
-    def _take(self, stored: Stored) -> list[Show]:
-        self._at = stored.at
-        return self._reading.event(stored.event)
+        return await self._page(tail.event.seq)
 
     async def _joined(self) -> list[Show]:
         """What is shown of the deltas before those that come live."""
         if not self._adapter.deltas:
             return []
         try:
-            kept = await self._kept([]) if self._reading.running else ([], [])
+            kept = await self._kept() if self._reading.running else ([], [])
         except Unavailable:
             return []  # the next delta leaves a hole, which is healed
         return self._reading.join(*kept)
@@ -222,7 +235,7 @@ class Follower:
         ready = self._reading.caught_up()
         return await self._shown(ready, waited=True) if ready else []
 
-    async def _heard(self, bodies: Sequence[bytes]) -> list[Show]:
+    async def _said(self, bodies: Sequence[bytes]) -> list[Show]:
         if not self._adapter.deltas:
             return []
         said = [found for body in bodies if (found := read_delta(body, self._ref.job)) is not None]
@@ -243,53 +256,3 @@ class Follower:
             return self._reading.heal(*await self._kept(said))
         except Unavailable:
             return []  # the next delta leaves a hole again
-
-    async def _kept(self, said: Sequence[Said]) -> tuple[list[Said], list[AnyEvent]]:
-        """What LIVE has of the job, with `said`, and the events that may have settled it. Raises Unavailable."""
-        return await kept_deltas(self._eventlog, self._fanout, self._ref, self._reading, said)
-
-
-@asynccontextmanager
-async def attach(
-    eventlog: EventLog,
-    fanout: Fanout,
-    clock: Clock,
-    ref: JobRef,
-    after: Offset | None,
-    adapter: StreamAdapter,
-    *,
-    whole: bool = False,
-) -> AsyncIterator[Follower]:
-    """A Follower of `ref` behind the offset `after` (START: from the beginning, None: from now on). `whole`: the
-    adapter is told events with their values, wherever those lie; bodies stay as they are stored.
-
-    Everything that can be refused is refused here, before the first byte of an answer: raises NotFound, Expired
-    (`offset-ahead`, or `offset-expired` when the events behind `after` are gone), Unavailable.
-    """
-    with fanout.follow(ref) as inbox:
-        tail = await eventlog.tail(ref)
-        if tail is None:
-            raise NotFound("no such job")
-        head = tail.event.seq
-        start = Offset(head) if after is None else after
-        if start.seq > head:
-            raise Expired("offset-ahead", "the job has no event of that number yet", {"latest": str(head)})
-        backlog = await page_to(eventlog, ref, start.seq, head, MOST_EVENTS, MOST_BYTES)
-        fresh = after is None or after == START
-        yield Follower(eventlog, fanout, inbox, clock, adapter, start, tail, backlog, fresh=fresh, whole=whole)
-
-
-async def kept_deltas(
-    eventlog: EventLog, fanout: Fanout, ref: JobRef, reading: Reading, said: Sequence[Said] = ()
-) -> tuple[list[Said], list[AnyEvent]]:
-    """What LIVE has of the job, with `said`, and the events up to the reader's that may have settled some of it.
-
-    Raises Unavailable.
-    """
-    kept = [found for body in await fanout.kept(ref) if (found := read_delta(body, ref.job))]
-    kept += said
-    oldest, head = reading.oldest(kept), reading.offset.seq
-    if oldest is None or oldest >= head:
-        return kept, []
-    log = await replay_to(eventlog, ref, oldest, head)
-    return kept, [stored.event for stored in log if stored.event.seq <= head]

@@ -19,8 +19,7 @@ from perdure.core.stream.offset import START, Offset
 from perdure.core.stream.reading import Reading, Reset, Show
 from perdure.errors import Expired, NotFound, Unavailable
 from perdure.ids import JobRef
-from perdure.jobs.backlog import page_to
-from perdure.jobs.follow import kept_deltas
+from perdure.jobs.backlog import kept_deltas, page_to
 
 ROOM_BYTES: Final = 1_024  # of a page, for everything but events and deltas
 

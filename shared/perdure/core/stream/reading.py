@@ -8,7 +8,6 @@ The offset moves with the last delta of a group only, and a reset has an offset 
 a group is told all of it again. A reader that obeys resets and writes at `pos` is never wrong.
 """
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
@@ -60,7 +59,7 @@ class Reading:
         self._settled = Settled(attempt)
         self._told = 0  # the highest number of this attempt that was shown or needs no showing
         self._open = False  # whether the reader may hold deltas that only a reset makes it forget
-        self._waiting: deque[Said] = deque()
+        self._waiting: list[Said] = []
 
     @property
     def running(self) -> bool:
@@ -122,7 +121,7 @@ class Reading:
         """The deltas that waited and may be said now."""
         ready = []
         while self._waiting and self._waiting[0].delta.after <= self.offset.seq:
-            ready.append(self._waiting.popleft())
+            ready.append(self._waiting.pop(0))
         return ready
 
     def give_up_waiting(self) -> None:
