@@ -10,6 +10,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 WORKERS ?= 3
 LANGFLOW := .venv-langflow/.installed
+NODE := tests/node/node_modules/.installed
 override TEXT := $(value TEXT)
 export TEXT
 
@@ -18,7 +19,7 @@ export TEXT
 help:
 	@echo "make demo [TEXT=...]  the whole story in under a minute: submit, stream, lose the runner, ask a person, complete"
 	@echo "make up               a server with everything in it on this machine, data under .perdure/, until Ctrl-C"
-	@echo "make test             every layer of tests; make test-unit: the pure ones, in seconds"
+	@echo "make test             every layer of tests (with node and npm also those of AG-UI's client); make test-unit: the pure ones, in seconds"
 	@echo "make test-langflow    the tests of Langflow flow files, in an environment of their own with lfx (0.9 GB, once)"
 	@echo "make check            ruff, mypy, locks against ranges, the wheel in a clean environment"
 	@echo "make bench [ONLY=...]  the figures of this machine, one JSON line each; exit 1 when one misses what it is to reach"
@@ -46,7 +47,12 @@ demo: $(STAMP)
 up: $(STAMP)
 	@$(BIN)/perdure up
 
-test: $(STAMP)
+# The unmodified client of AG-UI. Without npm the tests that need it say so and are skipped.
+$(NODE): tests/node/package.json tests/node/package-lock.json
+	@if ! command -v npm >/dev/null; then echo "no npm: the tests under node will be skipped (Debian: apt-get install nodejs npm)"; \
+	elif (cd tests/node && npm ci --silent); then touch $@; else echo "npm ci failed: the tests under node will be skipped"; fi
+
+test: $(STAMP) $(NODE)
 	$(BIN)/python -m pytest -ra -n $(WORKERS) --dist loadfile
 
 test-unit: $(STAMP)
@@ -84,5 +90,5 @@ lock: $(STAMP)
 	$(BIN)/python .ci/check_locks.py
 
 clean:
-	rm -rf .venv .venv-langflow dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-langflow tests/node/node_modules dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find shared services tests migrations -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -50,6 +50,8 @@ def main() -> int:
     for lock, ranges in ((locks / "base.lock", base), (locks / "build.lock", build)):
         found += complaints(lock, ranges)
         found += [f"{n} of {lock.name} is not what dev.lock tests" for n, v in pins(lock).items() if v != tested.get(n)]
+    node = (ROOT / "tests" / "node" / "package-lock.json").read_text()
+    found += [f"package-lock.json names a host: {m[0]!r}" for m in re.finditer(r'"resolved"|://', node)]
     sys.stdout.writelines(f"{line} (make lock)\n" for line in found)
     return bool(found)
 
