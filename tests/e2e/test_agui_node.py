@@ -253,6 +253,12 @@ async def test_the_durable_agent_of_the_documentation_outlives_drain_and_death_o
     assert (texts(last), last["result"]) == (["tea", "You said: tea"], {"result": "You said: tea"})
 
 
+async def test_what_it_can_do_is_said_in_words_that_the_client_knows(world: World) -> None:
+    last = await (await world.agent("chat", capabilities=True)).end()
+    assert last["unknown"] == []
+    assert last["shown"]["humanInTheLoop"]["interrupts"] is True
+
+
 async def test_a_failed_run_and_a_fault_before_the_stream_reach_the_client_as_what_they_are(world: World) -> None:
     failed = await world.agent("broken")
     last = await failed.end()

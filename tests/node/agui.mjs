@@ -2,6 +2,7 @@
 // JSON on standard output, the last line is what the client has in the end. It is told what to do by its one argument.
 
 import { HttpAgent } from "@ag-ui/client";
+import { AgentCapabilitiesSchema } from "@ag-ui/core/schemas";
 import { DurableAgent } from "./durable.mjs";
 
 const told = JSON.parse(process.argv[2]);
@@ -16,6 +17,19 @@ const agent = new Agent({
   initialState: told.state ?? {},
 });
 const subscriber = { onEvent: ({ event }) => say({ event }) };
+
+if (told.capabilities) {
+  const headers = { Authorization: `Bearer ${told.key}` };
+  const shown = await (await fetch(`${told.url}/api/agui/${told.flow}/capabilities`, { headers })).json();
+  AgentCapabilitiesSchema.parse(shown);
+  const { custom, ...categories } = shown;
+  const unknown = Object.entries(categories).flatMap(([name, said]) => {
+    const known = AgentCapabilitiesSchema.shape[name]?.unwrap().shape ?? {};
+    return Object.keys(said).filter((key) => !(key in known)).map((key) => `${name}.${key}`);
+  });
+  say({ last: { unknown, shown } });
+  process.exit(0);
+}
 
 const last = { result: null, interrupted: 0 };
 try {

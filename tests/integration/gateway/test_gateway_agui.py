@@ -10,7 +10,9 @@ import pytest
 
 from perdure.client.sse import SseParser
 from perdure.core import event as ev
-from perdure.ids import JobId, JobRef
+from perdure.core.standing import Standing
+from perdure.ids import JobId, JobRef, Principal
+from perdure.jobs.answer import Answer, answer
 from perdure.testing.agui import Client as Agent
 from perdure.testing.agui import check
 from perdure.testing.hand import APPROVAL, Hand
@@ -221,6 +223,25 @@ async def test_all_entries_are_checked_before_one_is_appended(gateway: Gateway) 
         one: "approve",
         two: "submit",
     }
+    await second.leave()
+
+
+async def test_a_resume_that_was_cut_between_two_appends_does_the_rest_when_it_is_sent_again(gateway: Gateway) -> None:
+    first = run(gateway)
+    hand = await first.hand()
+    await hand.start()
+    one, two = await hand.ask(name="one"), await hand.ask(name="two")
+    await hand.suspend(one, two)
+    ids = {i["metadata"]["perdure"]["request_id"]: i["id"] for i in (await first.end()).interrupts}
+    who = Standing(Principal("user:ann"), rights=frozenset({"execute", "answer"}))
+    via = ev.Via(channel="agui", run_id="r2")
+    await answer(gateway.desk, gateway.tenant, one, who, Answer(action="approve"), via)  # and here the gateway died
+    entries = [{"interruptId": i, "status": "resolved", "payload": {"approved": True}} for i in ids.values()]
+    second = run(gateway, "r2", resume=entries)
+    await second.until("ACTIVITY_SNAPSHOT")
+    await hand.log.refresh()
+    assert set(hand.log.state.settled) == {one, two}
+    assert not [e for e in second.events if e["type"] == "CUSTOM"]
     await second.leave()
 
 

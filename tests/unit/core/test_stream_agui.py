@@ -404,6 +404,18 @@ def test_what_is_told_besides_comes_behind_the_prelude_and_before_the_end() -> N
     assert (events[-2]["name"], events[-2]["value"]["code"]) == ("perdure.not_applied", "unknown")
 
 
+def test_the_users_message_that_the_client_has_posted_is_not_said_again() -> None:
+    world = World()
+    world.start()
+    for role, text in (("user", "hello"), ("user", "another"), ("assistant", "hello")):
+        message = ev.MessageData(message_id=f"{role}-{text}", role=role, text=text)
+        world.event(world.story.add(message))
+    client = Client()
+    connection(client, world.heard, 2)
+    said = [(m["role"], m["content"]) for m in client.messages.values() if m["role"] != "activity"]
+    assert said == [("user", "hello"), ("user", "another"), ("assistant", "hello")]
+
+
 def test_nothing_is_shown_to_who_may_see_no_values_and_a_stream_that_is_closed_early_has_no_last_word() -> None:
     with pytest.raises(Forbidden):
         adapter("agui", replace(READER, values=False))

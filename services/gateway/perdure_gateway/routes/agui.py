@@ -1,5 +1,6 @@
 """AG-UI 1.0 for the unmodified HttpAgent: a flow as an agent, a job as a run of a thread, a request as an interrupt."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aiohttp import web
@@ -28,6 +29,8 @@ from perdure_gateway.policy import JSON, op
 from perdure_gateway.problems import Problem
 from perdure_gateway.runbody import RunBody, RunOptions
 from perdure_gateway.threads import ThreadRef
+
+CHAT: Final[Mapping[str, Any]] = {"type": ["string", "null"]}  # what a Langflow flow takes: its chat input
 
 
 class Run(Struct, frozen=True):
@@ -60,17 +63,12 @@ async def capabilities(request: web.Request) -> web.Response:
     """`GET /api/agui/{flow}/capabilities`: what an agent that is this flow can do, as AgentCapabilities."""
     bodies.query(request)
     flow = await request.app[FLOWS].get(request[CALLER].tenant, request.match_info["flow"])
+    asks = {"supported": True, "approvals": True, "interrupts": True, "approveWithEdits": True}
     shown = {
         "identity": {"name": flow.name, "type": "perdure", "version": str(flow.version)},
-        "transport": {"streaming": True, "resumable": True},
-        "state": {"snapshots": True, "deltas": True, "persistentState": True},
-        "reasoning": {"supported": True, "streaming": True},
-        "humanInTheLoop": {
-            "supported": True,
-            "approvals": True,
-            "interrupts": True,
-            "approveWithEdits": True,
-        },
+        "transport": {"streaming": True},
+        "state": {"snapshots": True, "deltas": True},
+        "humanInTheLoop": asks,
         "custom": {
             "perdure": {
                 "attach": "post the same threadId and runId again",
@@ -153,7 +151,10 @@ async def _start(request: web.Request, asked: Run, ref: JobRef) -> JobLog:
 async def _fitting(request: web.Request, asked: Run) -> Fitting:
     """The flow with the first input that it takes of those that the body can be. Raises Invalid (`invalid-input`)."""
     flows, flow = request.app[FLOWS], asked.flow
-    schema = input_schema(await flows.graph(flow)) if flow.kind == "graph" else flow.input_schema
+    if flow.kind == "graph":
+        schema: Mapping[str, Any] | None = input_schema(await flows.graph(flow))
+    else:
+        schema = CHAT if flow.kind == "langflow" else flow.input_schema
     wrong: Invalid | None = None
     for given in candidates(schema, asked.body.run()):
         try:

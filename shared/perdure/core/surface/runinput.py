@@ -33,8 +33,7 @@ class RunInput(Struct, frozen=True, kw_only=True):
     @property
     def message(self) -> str | None:
         """What the user said last; None when no user said anything."""
-        said = [message for message in self.messages if message.get("role") == "user"]
-        return _text(said[-1].get("content")) if said else None
+        return said_last(self.messages)
 
     def members(self) -> dict[str, UserValue]:
         """Everything by its name; what was not posted is not there."""
@@ -50,6 +49,14 @@ class RunInput(Struct, frozen=True, kw_only=True):
             "parent_run_id": self.parent_run_id,
         }
         return {name: value for name, value in found.items() if value is not None}
+
+
+def said_last(messages: UserValue) -> str | None:
+    """The text of the last message of a user among messages of AG-UI; None where there is none."""
+    said = (
+        [m for m in messages if isinstance(m, dict) and m.get("role") == "user"] if isinstance(messages, list) else []
+    )
+    return _text(said[-1].get("content")) if said else None
 
 
 def candidates(schema: Mapping[str, UserValue] | None, run: RunInput) -> list[UserValue]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from perdure.core.stream.agui.words import ASSISTANT, Said, as_text, event
 from perdure.core.stream.delta import Call, Delta
+from perdure.core.surface.runinput import said_last
 
 CHANNEL = "m-1"  # of a step that says one text
 Kind = Literal["text", "reasoning", "tool"]
@@ -76,6 +77,7 @@ class Thread:
     def __init__(self, job: str) -> None:
         self._job = job
         self._posted: list[Said] = []
+        self._asked: str | None = None
         self._ours: dict[str, Message] = {}
         self._tries: dict[Call, int] = {}
         self._streamed: dict[Key, Message] = {}
@@ -90,6 +92,7 @@ class Thread:
             if isinstance(message, dict) and isinstance(message.get("id"), str):
                 seen.setdefault(message["id"], message)
         self._posted = list(seen.values())
+        self._asked = said_last(self._posted)
 
     def snapshot(self) -> Said:
         """Everything, as MESSAGES_SNAPSHOT."""
@@ -141,7 +144,12 @@ class Thread:
         self._tries[call] = self._tries.get(call, 0) + 1
 
     def message(self, attempt: int, call: Call, channel: str, role: str, text: str) -> tuple[list[Said], bool]:
-        """A message of the log: what is said of it, and whether only a snapshot can say the rest."""
+        """A message of the log: what is said of it, and whether only a snapshot can say the rest.
+
+        That of the user which the client has posted is there already.
+        """
+        if role == "user" and text == self._asked:
+            return [], False
         mid, streamed = self._free(self._id(attempt, call, channel)), self._of(call, channel)
         self._named[channel] = mid
         if streamed is None:
