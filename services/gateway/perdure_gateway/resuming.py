@@ -65,13 +65,11 @@ async def resume(request: web.Request, log: JobLog, entries: Entries, run_id: st
     """
     who = await standing(request)
     job, asked = await _whole(request, log, asked_of(log.state, who))
-    fresh = [entry for entry in entries if not _done_before(job, entry, who, run_id)]
-    said = agui.resume(asked, fresh)
-    notices = [_notice(job, each) for each in said.not_applied]
+    said = agui.resume(asked, entries)
+    missed = [each for each in said.not_applied if not _done_before(job, each.interrupt_id, who, run_id)]
+    notices = [_notice(job, each) for each in missed]
     if said.missing:
         return notices
-    if said.answers and "answer" not in who.rights:
-        raise Forbidden("the key's scopes do not allow answers")
     doings = [Doing(each, given, _at(entries, each)) for each, given in said.answers]
     _check(request, job, who, doings, run_id)
     doings += [Doing(each, None, _at(entries, each)) for each in said.abandoned if EDITOR in who.rights]
@@ -133,9 +131,9 @@ def via(request: web.Request, run_id: str) -> ev.Via:
     return ev.Via(channel="agui", key_id=request[CALLER].key_id, run_id=run_id)
 
 
-def _done_before(job: JobState, entry: Any, who: Standing, run_id: str) -> bool:  # Any: JSON
-    """Whether this same run has settled or voted on what `entry` names: then it is sent again, and done."""
-    rid = RequestId(_named(entry).partition("~")[0])
+def _done_before(job: JobState, interrupt: str, who: Standing, run_id: str) -> bool:
+    """Whether this same run has settled the interrupt or voted on it: then it is sent again, and done."""
+    rid = _request(interrupt)
     settled = job.settled.get(rid)
     if settled is not None and settled.data.via is not None and settled.data.via.run_id == run_id:
         return True
@@ -143,19 +141,24 @@ def _done_before(job: JobState, entry: Any, who: Standing, run_id: str) -> bool:
 
 
 def _notice(job: JobState, missed: agui.NotApplied) -> dict[str, str]:
-    settled = job.settled.get(RequestId(missed.interrupt_id.partition("~")[0]))
+    settled = job.settled.get(_request(missed.interrupt_id))
     words = {ev.AnsweredData: "already-answered", ev.ExpiredData: "request-expired"}
     code = missed.code if settled is None else words.get(type(settled.data), "request-withdrawn")
     return {"interrupt_id": missed.interrupt_id, "code": code}
 
 
 def _told(rid: RequestId, code: str, entries: Entries) -> dict[str, str]:
-    named = next((_named(e) for e in entries if _named(e).partition("~")[0] == rid), rid)
+    named = next((_named(entry) for entry in entries if _request(_named(entry)) == rid), rid)
     return {"interrupt_id": named, "code": code}
 
 
 def _at(entries: Entries, asked: ev.Request) -> str:
-    return next(f"/resume/{n}" for n, e in enumerate(entries) if _named(e).partition("~")[0] == asked.id)
+    return next(f"/resume/{n}" for n, entry in enumerate(entries) if _request(_named(entry)) == asked.id)
+
+
+def _request(interrupt: str) -> RequestId:
+    """The request whose interrupt has this id."""
+    return RequestId(interrupt.partition("~")[0])
 
 
 def _named(entry: Any) -> str:  # Any: JSON

@@ -1,11 +1,15 @@
 """Which jobs the runs of an AG-UI thread are: newest first, from SQL, and what this gateway has started itself.
 
-SQL is up to a second behind, so what was started here is kept in memory. Two runs that begin on two gateways within
-that second may both become jobs: nothing of either is lost.
+SQL is up to a second behind, so what was started here is kept in memory, and the runs of a thread begin one after the
+other. Two that begin on two gateways within that second may both become jobs: nothing of either is lost.
 """
 
+import asyncio
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
 
 from perdure.db.jobs import JobFilter, list_jobs
 from perdure.errors import Unavailable
@@ -13,7 +17,7 @@ from perdure.ids import JobId, JobRef, Principal, Tenant
 from perdure_gateway.sql import Sql
 
 MOST_KEPT: Final = 4096
-RECENT: Final = 8  # jobs of a thread that a run is looked for in
+RECENT: Final = 4  # jobs of a thread that a run is looked for in
 
 
 class ThreadRef(NamedTuple):
@@ -31,6 +35,14 @@ class Threads:
     def __init__(self, sql: Sql) -> None:
         self._sql = sql
         self._newest: OrderedDict[ThreadRef, JobId] = OrderedDict()
+        self._turns: WeakValueDictionary[ThreadRef, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, thread: ThreadRef) -> AsyncIterator[None]:
+        """Only one run of a thread at a time looks for its job, or starts one."""
+        lock = self._turns.setdefault(thread, asyncio.Lock())
+        async with lock:
+            yield
 
     def note(self, thread: ThreadRef, job: JobId) -> None:
         """A run of the thread was started here."""

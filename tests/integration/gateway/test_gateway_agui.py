@@ -283,6 +283,37 @@ async def test_an_abandoned_request_is_withdrawn(gateway: Gateway) -> None:
     await second.leave()
 
 
+async def test_a_request_that_has_expired_is_left_behind_by_cancelling_it(gateway: Gateway) -> None:
+    first = run(gateway)
+    hand = await first.hand()
+    await hand.start()
+    branch = ev.OnTimeout(do="branch")
+    rid = await hand.ask(expires_at=gateway.desk.clock.broker_now(), on_timeout=branch)
+    await hand.suspend(rid)
+    [interrupt] = (await first.end()).interrupts
+    second = run(gateway, "r2", resume=[{"interruptId": interrupt["id"], "status": "cancelled"}])
+    told = await second.until("CUSTOM", "perdure.not_applied")
+    assert told["value"] == {"interrupt_id": interrupt["id"], "code": "request-expired"}
+    await hand.start()
+    await hand.complete(out="x")
+    assert (await second.end()).outcome == "success"
+
+
+async def test_two_runs_of_a_thread_that_begin_at_once_are_one_and_a_refusal(gateway: Gateway) -> None:
+    answers = await asyncio.gather(*(begun(gateway, f"r{number}") for number in range(4)))
+    assert sorted(answers) == [200, 409, 409, 409]
+
+
+async def begun(gateway: Gateway, name: str) -> int:
+    """The status of a run, whose stream is left at once."""
+    headers = {"Authorization": f"Bearer {gateway.client.key}"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(gateway.client.url + PATH, json=posted(name), headers=headers) as response,
+    ):
+        return response.status
+
+
 async def test_a_vote_below_the_quorum_leaves_the_stream_open(gateway: Gateway, person: Any) -> None:
     hand, rid, interrupt = await waiting(gateway, quorum=ev.Quorum(n=2), actions=APPROVAL)
     entry = {"interruptId": interrupt["id"], "status": "resolved", "payload": {"approved": True}}

@@ -54,7 +54,8 @@ async def run(request: web.Request) -> web.StreamResponse:
     flow = await request.app[FLOWS].get(caller.tenant, request.match_info["flow"], options.version)
     thread = ThreadRef(caller.tenant, caller.principal, flow.id, body.threadId)
     asked = Run(flow, thread, body, options)
-    log, notices = await _job(request, asked)
+    async with request.app[THREADS].turn(thread):
+        log, notices = await _job(request, asked)
     return await _follow(request, asked, log, notices)
 
 
