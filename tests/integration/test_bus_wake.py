@@ -38,9 +38,12 @@ async def test_whoever_is_woken_no_more_is_told_so(
 ) -> None:
     told: asyncio.Queue[str] = asyncio.Queue()
     async with connect(nats_server, "admin") as bus, shard_news(bus, SHARDS, told.put_nowait):
+        slept = bus.clock.sleep
 
-        async def closed(_: float) -> None:
-            await bus.nc.close()  # for ever, while nobody listens
+        async def closed(seconds: float) -> None:
+            if seconds <= DEAF_SECONDS:
+                await bus.nc.close()  # for ever, while nobody listens
+            await slept(seconds)
 
         monkeypatch.setattr(bus.clock, "sleep", closed)
         for _ in range(MANY):
