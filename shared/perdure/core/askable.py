@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from perdure.core import schema
 from perdure.core.asked import Inputs, assigned
-from perdure.core.event import UserValue
+from perdure.core.event import Assignees, UserValue
 from perdure.core.fit import COMMENT
 from perdure.core.graph.faults import Faults, pointer
+from perdure.core.standing import named, principal
 from perdure.errors import Fault
 
 
@@ -79,32 +80,23 @@ def _timely(given: Inputs, at: str, faults: Faults) -> None:
 def _reachable(given: Inputs, asker: str | None, at: str, faults: Faults) -> None:
     """That somebody can answer, and as many as have to agree, where all who may are named users."""
     late = given.get("escalations", ())
-    everybody = _users([given.get("assignees"), *(item["add"] for item in late)])
+    everybody = named(map(_pool, [given.get("assignees"), *(item["add"] for item in late)]))
     quorum = given.get("quorum")
-    pool = everybody if quorum is None or "of" not in quorum else _users([quorum["of"]])
-    absent = {asker} if given.get("forbid_self") else set()
+    pool = everybody if quorum is None or "of" not in quorum else named([_pool(quorum["of"])])
+    absent = {principal(asker)} if given.get("forbid_self") and asker is not None else set()
     if quorum is not None and pool is not None and len(pool - absent) < quorum["n"]:
         faults.add(f"{at}/quorum/n", "out-of-range", f"only {len(pool - absent)} can vote")
     elif pool is everybody and everybody is not None and not everybody - absent:
         faults.add(f"{at}/assignees", "not-allowed", "forbid_self leaves nobody to answer")
 
 
-def _users(pools: Iterable[UserValue]) -> set[str] | None:
-    """The users of all pools together; None where groups, or whoever has a right, are among them."""
-    users: set[str] = set()
-    for pool in pools:
-        if not _named(pool):
-            return None
-        who = assigned(pool)
-        if who.groups or who.anyone_with is not None:
-            return None
-        users.update(who.users)
-    return users
+def _pool(value: UserValue) -> Assignees:
+    return assigned(value or [])
 
 
 def _named(value: UserValue) -> bool:
     """Whether these assignees name users or groups: else everybody with the right is meant."""
-    who = assigned(value or [])
+    who = _pool(value)
     return bool(who.users or who.groups)
 
 

@@ -83,12 +83,18 @@ def voters(asked: ev.Request) -> frozenset[Principal] | None:
     pools: list[ev.Assignees | None] = [asked.quorum.of]
     if asked.quorum.of is None:
         pools = [asked.assignees, *(escalation.add for escalation in asked.escalations[asked.escalated :])]
+    found = named(pools)
+    return found if found is None or not asked.forbid_self else found - {asked.asked_for}
+
+
+def named(pools: Iterable[ev.Assignees | None]) -> frozenset[Principal] | None:
+    """Everybody whom the pools name; None where groups, or whoever has a right, are among them."""
     found: set[Principal] = set()
     for pool in pools:
         if pool is None or nobody(pool) or pool.groups or pool.anyone_with is not None:
             return None
         found.update(map(principal, pool.users))
-    return frozenset(found - {asked.asked_for} if asked.forbid_self else found)
+    return frozenset(found)
 
 
 def nobody(pool: ev.Assignees | None) -> bool:
