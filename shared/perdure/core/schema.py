@@ -14,6 +14,9 @@ from perdure.core.schemaweight import MOST, MOST_NAMED, values_in, weight
 from perdure.errors import Fault, Invalid, Malformed
 
 MAX_FAULTS: Final = 20  # one answer names this many
+MAX_ASKED_BYTES: Final = 64 * 1024  # of a schema that a request is answered by
+MAX_ASKED_DEPTH: Final = 16
+SECRET: Final = "secrets do not travel through requests: no password, no writeOnly"
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _REFS: Final = ("$ref", "$dynamicRef")
 _MAPS: Final = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependentRequired")
@@ -40,6 +43,18 @@ def check_schema(schema: Mapping[str, Any], at: str) -> None:
         raise Invalid(
             [Fault("invalid-schema", "not a JSON Schema of draft 2020-12", pointer=at)], "invalid-schema"
         ) from exc
+
+
+def check_asked(schema: Mapping[str, Any], at: str) -> None:
+    """Refuse what no person can be asked by: beside what is no schema one that is too large or too deep, or asks for a
+    secret. Raises Invalid (`invalid-schema`): pointers below `at`.
+    """
+    if len(codec.canonical(schema)) > MAX_ASKED_BYTES or _depth(schema) > MAX_ASKED_DEPTH:
+        large = f"must take at most {MAX_ASKED_BYTES} bytes and be at most {MAX_ASKED_DEPTH} deep"
+        raise Invalid([Fault("too-large", large, pointer=at)], "invalid-schema")
+    check_schema(schema, at)
+    if secret := list(_secrets(schema, at)):
+        raise Invalid(secret[:MAX_FAULTS], "invalid-schema")
 
 
 def faults(schema: Mapping[str, Any], value: Any, at: str) -> list[Fault]:  # Any: a user's value
@@ -90,9 +105,26 @@ def _foreign(schema: Any, at: str) -> Iterator[Fault]:  # Any: an author's JSON
     """What of a schema obeys another draft, or points elsewhere than into itself: refused when it is asked, not when it
     is answered.
     """
+    for here, name, value in _keywords(schema, at):
+        if name == "$schema" and isinstance(value, str) and value.removesuffix("#") != DRAFT:
+            yield Fault("foreign-draft", f"must be {DRAFT}, or absent", pointer=here)
+        elif name in _REFS and isinstance(value, str) and not (value == "#" or value.startswith("#/")):
+            yield Fault("remote-reference", "must point into this schema: #/…", pointer=here)
+
+
+def _secrets(schema: Any, at: str) -> Iterator[Fault]:  # Any: an author's JSON
+    for here, name, value in _keywords(schema, at):
+        if (name, value) == ("format", "password") or (name == "writeOnly" and value is True):
+            yield Fault(
+                "not-allowed", "secrets do not travel through requests: no password, no writeOnly", pointer=here
+            )
+
+
+def _keywords(schema: Any, at: str) -> Iterator[tuple[str, str, Any]]:  # Any: an author's JSON
+    """Every keyword in a schema, wherever it stands: its pointer, its name and its value."""
     if isinstance(schema, list | tuple):
         for index, inner in enumerate(schema):
-            yield from _foreign(inner, f"{at}/{index}")
+            yield from _keywords(inner, f"{at}/{index}")
     if not isinstance(schema, Mapping):
         return
     for name, value in schema.items():
@@ -101,13 +133,16 @@ def _foreign(schema: Any, at: str) -> Iterator[Fault]:  # Any: an author's JSON
             continue
         if name in _MAPS and isinstance(value, Mapping):  # names are the author's here, no keywords
             for key, inner in value.items():
-                yield from _foreign(inner, here + pointer(key))
-        elif name == "$schema" and isinstance(value, str) and value.removesuffix("#") != DRAFT:
-            yield Fault("foreign-draft", f"must be {DRAFT}, or absent", pointer=here)
-        elif name in _REFS and isinstance(value, str) and not (value == "#" or value.startswith("#/")):
-            yield Fault("remote-reference", "must point into this schema: #/…", pointer=here)
-        else:
-            yield from _foreign(value, here)
+                yield from _keywords(inner, here + pointer(key))
+            continue
+        yield here, name, value
+        yield from _keywords(value, here)
+
+
+def _depth(value: Any) -> int:  # Any: an author's JSON
+    """How deep lists and objects lie in each other."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
 def check_pattern(pattern: str) -> None:

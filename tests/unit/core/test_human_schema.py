@@ -109,3 +109,31 @@ def test_nothing_asked_is_a_form_without_fields() -> None:
 )
 def test_anything_else_is_no_form(rule: dict[str, Any]) -> None:
     assert form(rule) is None
+
+
+DEEP: dict[str, Any] = {"type": "string"}
+for _ in range(8):
+    DEEP = {"properties": {"p": DEEP}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "code", "at"),
+    [
+        ({"properties": {"p": {"format": "password"}}}, "not-allowed", "/s/properties/p/format"),
+        ({"allOf": [{"properties": {"p": {"writeOnly": True}}}]}, "not-allowed", "/s/allOf/0/properties/p/writeOnly"),
+        (DEEP, "too-large", "/s"),
+        ({"description": "x" * schema.MAX_ASKED_BYTES}, "too-large", "/s"),
+        ({"type": "nothing"}, "invalid-schema", "/s"),
+        ({"$ref": "https://example.org/"}, "remote-reference", "/s/$ref"),
+    ],
+    ids=["password", "write only", "deep", "long", "no schema", "elsewhere"],
+)
+def test_what_no_person_can_be_asked_by_is_refused_where_it_says_so(rule: dict[str, Any], code: str, at: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        schema.check_asked(rule, "/s")
+    assert [(fault.code, fault.pointer) for fault in refused.value.faults] == [(code, at)]
+
+
+def test_what_is_only_called_like_a_secret_is_none() -> None:
+    named = {"writeOnly": {"type": "boolean"}, "format": {"enum": ["password", "pin"]}}
+    schema.check_asked({"properties": named, "default": {"format": "password", "writeOnly": True}}, "/s")

@@ -137,7 +137,7 @@ async def test_a_number_is_a_quorum() -> None:
         ({"proposal_schema": {"type": "object"}}, ["/proposal_schema"]),
         ({"proposal": {"n": "x"}, "proposal_schema": {"properties": {"n": {"type": "number"}}}}, ["/proposal/n"]),
         ({"response_schema": {"$ref": "https://example.com/s"}}, ["/response_schema/$ref"]),
-        ({"response_schema": {"properties": {"p": {"format": "password"}}}}, ["/response_schema"]),
+        ({"response_schema": {"properties": {"p": {"format": "password"}}}}, ["/response_schema/properties/p/format"]),
         ({"defaults": ["x"]}, ["/defaults"]),
         ({"assignees": ["bob"]}, ["/assignees/0"]),
         ({"assignees": ["user:"]}, ["/assignees/0"]),

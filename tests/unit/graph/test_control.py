@@ -200,11 +200,11 @@ async def test_a_form_asks_named_people_and_its_fields_flow_on() -> None:
         ({"assignees": ["bob"]}, {("/nodes/0/inputs/assignees/0", "invalid-value")}),
         (
             {"response_schema": {"properties": {"word": {"type": "string", "format": "password"}}}},
-            {("/nodes/0/inputs/response_schema", "not-allowed")},
+            {("/nodes/0/inputs/response_schema/properties/word/format", "not-allowed")},
         ),
         (
             {"response_schema": {"allOf": [{"properties": {"word": {"writeOnly": True}}}]}},
-            {("/nodes/0/inputs/response_schema", "not-allowed")},
+            {("/nodes/0/inputs/response_schema/allOf/0/properties/word/writeOnly", "not-allowed")},
         ),
         ({"response_schema": {"description": "x" * 70_000}}, {("/nodes/0/inputs/response_schema", "too-large")}),
         (

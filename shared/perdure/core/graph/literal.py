@@ -14,8 +14,6 @@ from perdure.core.instant import Instant, moment
 from perdure.errors import Invalid, Malformed, TooLarge
 
 MAX_HEADERS: Final = 50
-MAX_SCHEMA_BYTES: Final = 64 * 1024
-MAX_SCHEMA_DEPTH: Final = 16
 OWN_HEADERS: Final = frozenset(
     {
         "host", "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
@@ -189,33 +187,11 @@ def _schema(value: UserValue, at: str, faults: Faults) -> None:
     if not isinstance(value, dict):
         faults.add(at, "wrong-type", "must be an object: a JSON Schema")
         return
-    if len(codec.canonical(value)) > MAX_SCHEMA_BYTES or _depth(value) > MAX_SCHEMA_DEPTH:
-        faults.add(
-            at, "too-large", f"must take at most {MAX_SCHEMA_BYTES} bytes and be at most {MAX_SCHEMA_DEPTH} deep"
-        )
-        return
     try:
-        schema.check_schema(value, at)
+        schema.check_asked(value, at)
     except Invalid as exc:
         for fault in exc.faults:
             faults.add(fault.pointer or at, fault.code, fault.detail)
-    if _secret(value):
-        faults.add(at, "not-allowed", "secrets do not travel through requests: no password, no writeOnly")
-
-
-def _depth(value: UserValue) -> int:
-    """How deep lists and objects lie in each other."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
-
-
-def _secret(value: UserValue) -> bool:
-    """Whether a schema asks for a secret anywhere."""
-    if isinstance(value, list):
-        return any(map(_secret, value))
-    if not isinstance(value, dict):
-        return False
-    return value.get("format") == "password" or value.get("writeOnly") is True or any(map(_secret, value.values()))
 
 
 def _on_timeout(value: UserValue, literals: Mapping[str, UserValue], at: str, faults: Faults) -> None:
