@@ -309,3 +309,13 @@ async def test_080_too_many_calls_are_429_with_retry_after_and_nothing_half_writ
     assert (answer.status, answer.body["detail"]["code"]) == (429, "QUOTA_EXCEEDED")
     assert int(answer.headers["Retry-After"]) > 0
     assert (await api.run(mode="background", idempotency_key="k")).body["status"] == "queued"
+
+
+async def test_069_a_job_is_told_in_the_protocol_that_it_was_submitted_with(api: Api) -> None:
+    call, hand = await api.waiting(mode="stream", stream_protocol="agui", session_id="s-1")
+    await echoed(hand)
+    live = (await call).raw.decode()
+    types = [json.loads(data)["type"] for data, _ in frames(live)]
+    theirs = recordings.lines(recordings.step(14, "agui, expose_graph_state unset")["response"]["text"])
+    assert types == [json.loads(line)["type"] for line in theirs]
+    assert await api.events(hand.ref.job) == live

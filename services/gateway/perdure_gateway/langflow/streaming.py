@@ -6,7 +6,7 @@ Whoever is lost is noted (`$detached`). A reader that is there, at whichever gat
 
 import asyncio
 import re
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -17,12 +17,14 @@ from perdure.core import event as ev
 from perdure.core.cause import DETACHED
 from perdure.core.event import AnyEvent
 from perdure.core.langflow.refusal import job_not_found
-from perdure.core.langflow.shape import FlowShape
 from perdure.core.machine import JobState
-from perdure.core.stream.adapter import Attach
+from perdure.core.stream.adapter import Attach, StreamAdapter
+from perdure.core.stream.delta import Said
 from perdure.core.stream.frame import Frame
 from perdure.core.stream.langflow import LangflowStream
+from perdure.core.stream.langflow_agui import LangflowAgui
 from perdure.core.stream.offset import START, Offset
+from perdure.core.stream.reading import Reset
 from perdure.errors import Expired, NotFound, OutcomeUnknown, Unavailable
 from perdure.ids import JobRef, Principal
 from perdure.jobs.presence import attach, detach
@@ -36,17 +38,33 @@ _NUMBER: Final = re.compile(r"\s*([0-9]{1,18})(?:\.[0-9]*)?\s*", re.ASCII)
 log = structlog.get_logger(__name__)
 
 
-class _Watched(LangflowStream):
-    """It notices that somebody is missed while it has a reader."""
+class _Noticing:
+    """The StreamAdapter `inner`, which also notices that somebody is missed while it has a reader."""
 
-    def __init__(self, reader: Attach, shape: FlowShape | None) -> None:
-        super().__init__(reader, shape)
+    def __init__(self, inner: StreamAdapter) -> None:
+        self._inner, self.deltas, self.manners = inner, inner.deltas, inner.manners
         self.missed = asyncio.Event()
 
-    def on_event(self, body: bytes, event: AnyEvent) -> Iterator[Frame]:
+    @property
+    def ended(self) -> bool:
+        return self._inner.ended
+
+    def on_event(self, body: bytes, event: AnyEvent) -> Iterable[Frame]:
         if isinstance(event, ev.SignalReceived) and event.data.name == DETACHED:
             self.missed.set()
-        return super().on_event(body, event)
+        return self._inner.on_event(body, event)
+
+    def on_delta(self, said: Said, at: Offset | None) -> Iterable[Frame]:
+        return self._inner.on_delta(said, at)
+
+    def on_reset(self, reset: Reset) -> Iterable[Frame]:
+        return self._inner.on_reset(reset)
+
+    def on_caught_up(self) -> Iterable[Frame]:
+        return self._inner.on_caught_up()
+
+    def close(self, reason: str) -> Iterable[Frame]:
+        return self._inner.close(reason)
 
 
 async def stream(request: web.Request, ref: JobRef, *, follow: bool = False) -> web.StreamResponse:
@@ -56,7 +74,9 @@ async def stream(request: web.Request, ref: JobRef, *, follow: bool = False) -> 
     shape = None if asked is None else await request.app[seeing.SHAPES].of(request, ref.tenant, asked.flow)
     after = Offset(min(offset(request), found.state.seq))
     options = {"follow": "true" if follow else "false", "narrowed": "false" if caller.may("read") else "true"}
-    adapter = _Watched(Attach(job=ref.job, after=after, options=options), shape)
+    agui = asked is not None and asked.source.protocol == "agui"
+    reader = Attach(job=ref.job, after=after, options=options)
+    adapter = _Noticing(LangflowAgui(reader, shape) if agui else LangflowStream(reader, shape))
     lives = asked is not None and asked.source.mode == "stream"
 
     async def left() -> None:
@@ -83,7 +103,7 @@ def offset(request: web.Request) -> int:
     return 10**18 if text.isascii() and text.strip().isdigit() else 0
 
 
-async def _stay(request: web.Request, ref: JobRef, adapter: _Watched, by: Principal) -> None:
+async def _stay(request: web.Request, ref: JobRef, adapter: _Noticing, by: Principal) -> None:
     """Say that somebody is here whenever somebody is missed."""
     while True:
         await adapter.missed.wait()

@@ -61,7 +61,10 @@ class LangflowStream:
 
     def on_event(self, body: bytes, event: AnyEvent) -> Iterator[Frame]:
         """The frames of an event that lies behind the reader's offset. `event` has its values, whatever `body` has."""
-        frames = [self._frame(each) for each in self._telling.event(event)]
+        return self._numbered(event, [self._frame(each) for each in self._telling.event(event)])
+
+    def _numbered(self, event: AnyEvent, frames: list[LangflowFrame]) -> Iterator[Frame]:
+        """The frames of an event, of which the last bears its number; none where the reader had them."""
         if frames:
             frames[-1] = msgspec.structs.replace(frames[-1], id=str(event.seq))
             self._id = event.seq

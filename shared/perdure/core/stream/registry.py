@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from perdure.core.stream import agui, langflow
+from perdure.core.stream import agui, langflow, langflow_agui
 from perdure.core.stream import filter as native
 from perdure.core.stream.adapter import Attach, StreamAdapter
 from perdure.errors import NotFound
@@ -11,6 +11,7 @@ from perdure.errors import NotFound
 ADAPTERS: Final[Mapping[str, Callable[[Attach], StreamAdapter]]] = {
     "agui": agui.opened,
     "langflow": langflow.opened,
+    "langflow-agui": langflow_agui.opened,
     "native": native.opened,
 }
 
