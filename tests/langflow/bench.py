@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
+import msgspec
+
 from perdure.bus.call import Calls
 from perdure.bus.connection import Bus
 from perdure.bus.delta import Deltas
@@ -113,8 +115,9 @@ class Bench:
         port.append = watched  # type: ignore[method-assign]  # a test looks on
         return run
 
-    async def _unseal(self, tenant: Tenant, submitted: ev.SubmittedData) -> Overrides:
-        return self.overrides
+    def _unseal(self, tenant: Tenant, submitted: ev.SubmittedData) -> Overrides:
+        """Of the bench, or the job's own: sealed by nobody here."""
+        return self.overrides if submitted.sealed is None else msgspec.convert(submitted.sealed, Overrides)
 
     async def submit(
         self,
@@ -157,10 +160,24 @@ class Bench:
                 log = await self.log(ref)
                 if log.state.status in wanted:
                     events = await log.resolve()
-                    assert verify.log(events) == []
+                    findings = verify.log(events)
+                    assert findings == [], findings
                     return events
                 assert not log.state.terminal, f"{log.state.status}: {log.state.end}"
                 await changed.wait()
+
+    @asynccontextmanager
+    async def deltas(self) -> AsyncIterator[list[dict[str, Any]]]:
+        """What followers of the tenant's jobs hear, as it comes."""
+        heard: list[dict[str, Any]] = []
+        subscription = await self.bus.listen(
+            f"job.{self.tenant}.*.delta", lambda message: heard.append(json.loads(message.data))
+        )
+        try:
+            await self.bus.flush()
+            yield heard
+        finally:
+            await self.bus.unsubscribe(subscription)
 
     async def heard(self, ref: JobRef, what: Callable[[AnyEvent], bool]) -> AnyEvent:
         """The first event of the log that is so, once it is there."""

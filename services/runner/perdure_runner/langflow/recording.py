@@ -37,6 +37,11 @@ class Recording:
         self._told: set[str] = set()  # components whose older messages have been looked for
         self._positions: Counter[str] = Counter()
 
+    @property
+    def unrecorded(self) -> dict[str, Instant]:
+        """The components that run and that the log does not have: one that could not be kept may run once more."""
+        return {component: at for component, at in self.running.items() if component not in self._over}
+
     async def take(self, frame: Frame) -> None:
         """Write a frame down. Raises Interrupted, TooLarge, Unavailable (a blob could not be stored)."""
         match frame:

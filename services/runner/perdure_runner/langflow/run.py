@@ -57,6 +57,7 @@ class LangflowRun:
         self._unseal, self._pass_seconds = unseal, pass_seconds
         self._child: Child | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._recording: Recording | None = None
         self._draining = self._halted = False
 
     async def run(self) -> AnyEvent:
@@ -98,7 +99,7 @@ class LangflowRun:
             return await self._append(lambda job: ends.terminal(job, None, error, port.log))
         except (Malformed, NotFound) as exc:
             return await self._fail("INVALID_FLOW_DATA", str(exc))
-        recording = Recording(port, self._keep)
+        recording = self._recording = Recording(port, self._keep)
         child = self._child = await self._pool.take()
         try:
             outcome = await self._converse(child, order, recording)
@@ -112,7 +113,7 @@ class LangflowRun:
         first = port.log[0]
         if not isinstance(first, ev.JobSubmitted):
             raise BrokenLog(f"job {port.ref.job} was never submitted")
-        overrides = await self._unseal(port.ref.tenant, first.data)
+        overrides = self._unseal(port.ref.tenant, first.data)
         saved = {
             component: msgspec.json.decode(await self._blobs.get(port.ref.tenant, digest))
             for component, digest in asked.threads(port.job).items()
@@ -234,7 +235,8 @@ class LangflowRun:
         failures = port.job.failures + 1
         until = tried_again(port.job, failures, port.now(), port.chance.random())
         log.warning("the process of a flow died", job_id=port.ref.job, code=how.code, again_at=until)
-        for component, began_at in (recording.running or {telling.LOADING: port.now()}).items():
+        ran = recording.unrecorded
+        for component, began_at in (ran or {telling.LOADING: port.now()}).items():
             data = ev.StepFailedData(
                 step=component,
                 occurrence=1,
@@ -247,9 +249,9 @@ class LangflowRun:
             )
             await port.append(lambda job, data=data: data)  # type: ignore[misc]  # bound now
         if until is None:
-            step = next(iter(recording.running), None)
+            step = next(iter(ran), None)
             return await self._fail(how.code, how.message, step)
-        wait = ev.Waiting(kind="backoff", name=next(iter(recording.running), None), until=until)
+        wait = ev.Waiting(kind="backoff", name=next(iter(ran), None), until=until)
         return await self._append(lambda job: ev.SuspendedData(waiting=(wait,), wake_at=until))
 
     async def _append(self, decide: Callable[[JobState], AnyData | None]) -> AnyEvent | None:

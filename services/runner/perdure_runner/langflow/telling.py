@@ -9,14 +9,15 @@ from perdure.core import event as ev
 from perdure.core.event import AnyEvent, UserValue
 from perdure.core.langflow import entry
 from perdure.core.langflow.entry import journal
+from perdure.core.langflow.flow import user
 from perdure.core.langflow.overrides import Overrides
 from perdure.core.machine import JobState
-from perdure.ids import JobRef, derived
+from perdure.ids import JobRef
 from perdure_runner.langflow.asked import decisions
 from perdure_runner.langflow.flow import LangflowFlow, given
 from perdure_runner.langflow.frames import Start
 
-LOADING: Final = "$load"  # the step that failed where a child died before a component began
+LOADING: Final = "$load"  # the step that failed where a child died and no component ran that the log lacks
 
 
 def start(
@@ -39,7 +40,7 @@ def start(
         flow=msgspec.Raw(flow.definition),
         flow_id=first.data.flow.id,
         job_id=ref.job,
-        user_id=derived("langflow-user", ref.tenant, first.data.owner),
+        user_id=user(ref.tenant, first.data.owner),
         session_id=first.data.session_id or first.data.flow.id,
         input_value=what.input_value,
         start_component_id=what.start_component_id,
