@@ -65,7 +65,7 @@ $(LANGFLOW): pyproject.toml requirements/langflow.lock $(STAMP)
 	@.venv-langflow/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-test-langflow: $(LANGFLOW)
+test-langflow: $(LANGFLOW)  # LANGFLOW_EVERY_CUT=1: kill after every event, not after some
 	.venv-langflow/bin/python -m pytest -ra tests/langflow
 
 check: $(STAMP)

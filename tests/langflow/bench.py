@@ -5,6 +5,7 @@ The process that forks children is one for the whole run: lfx takes seconds to i
 
 import asyncio
 import json
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -49,6 +50,7 @@ from perdure_runner.port import LogPort
 LEASE_SECONDS: Final = 2.0
 WITHIN_SECONDS: Final = 60.0
 SHARDS: Final = 8
+MOST_CUTS: Final = 7
 Watch = Callable[[LangflowRun, AnyEvent], None]
 """Called with each event that a run has appended, and with the run."""
 
@@ -219,6 +221,16 @@ class Bench:
             stored = await log.append(decide)
             assert stored is not None
             await ring(self.desk, ref, log.state)
+
+
+def cut_places(whole: list[AnyEvent]) -> list[int]:
+    """After which events children are killed: after every one where LANGFLOW_EVERY_CUT is set, else after MOST_CUTS of
+    them, spread over the log.
+    """
+    places = [event.seq for event in whole[2:-1]]
+    if os.environ.get("LANGFLOW_EVERY_CUT") or len(places) <= MOST_CUTS:
+        return places
+    return sorted({places[n * (len(places) - 1) // (MOST_CUTS - 1)] for n in range(MOST_CUTS)})
 
 
 def contents(events: list[AnyEvent]) -> dict[str, Any]:

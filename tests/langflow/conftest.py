@@ -50,3 +50,16 @@ async def session_bus(nats_server: NatsServer) -> AsyncIterator[Bus]:
 def bench(session_bus: Bus, nats_server: NatsServer, pool: Pool) -> Bench:
     """A tenant and a queue of the test's own."""
     return Bench(session_bus, nats_server, pool)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many processes were killed."""
+    reports = [r for found in terminalreporter.stats.values() for r in found if isinstance(r, pytest.TestReport)]
+    kills = [
+        value
+        for r in reports
+        for name, value in r.user_properties
+        if r.when == "call" and r.passed and name == "kills" and isinstance(value, int)
+    ]
+    if kills:
+        terminalreporter.write_line(f"{sum(kills)} processes of Langflow flows were killed, in {len(kills)} tests")

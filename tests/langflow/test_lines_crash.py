@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.langflow import flowfiles
-from tests.langflow.bench import Bench, contents, kill
+from tests.langflow.bench import Bench, contents, cut_places, kill
 
 from perdure.core import event as ev
 from perdure.core.event import AnyEvent
@@ -28,6 +28,8 @@ FLOWS: dict[str, dict[str, str]] = {
     "hitl_parallel": {"gate1": "approve"},
     "gate_join": {"gate1": "approve"},
 }
+
+SLOW = ("diamond", "hitl_parallel")  # whose sleepers take their time
 
 
 def begun(log: Path) -> Counter[str]:
@@ -52,7 +54,9 @@ def recorded_before(events: list[AnyEvent], seq: int) -> set[str]:
 
 
 @pytest.mark.parametrize("name", FLOWS)
-async def test_074_kill_of_the_child_after_each_event(bench: Bench, tmp_path: Path, name: str) -> None:
+async def test_074_kill_of_the_child_after_each_event(
+    bench: Bench, tmp_path: Path, name: str, record_property: Callable[[str, object], None]
+) -> None:
     actions: Mapping[str, str] = FLOWS[name]
     cuts: dict[JobRef, int] = {}
     killed: dict[JobRef, int] = {}
@@ -70,7 +74,7 @@ async def test_074_kill_of_the_child_after_each_event(bench: Bench, tmp_path: Pa
     bench.watch = watch
     async with bench.runner():
         whole = await bench.play(await bench.submit(flow(name, tmp_path / "whole"), "a,b"), actions)
-        found = await asyncio.gather(*(cut(seq) for seq in range(3, len(whole))))
+        found = await asyncio.gather(*(cut(seq) for seq in cut_places(whole)))
     looped, died = name == "loop", 0
     for ref, log, events in found:
         assert contents(events) == contents(whole)
@@ -78,7 +82,9 @@ async def test_074_kill_of_the_child_after_each_event(bench: Bench, tmp_path: Pa
         again = {component for component, times in begun(log).items() if times > 1}
         if not looped:
             assert not again & recorded_before(events, killed.get(ref, 0))
-    assert died >= 1  # the others had said everything by then
+    record_property("kills", len(killed))
+    if name in SLOW:  # the children of the others may have said everything by the time they are killed
+        assert died >= 1
 
 
 async def test_074_the_whole_flow_runs_each_component_once(bench: Bench, tmp_path: Path) -> None:

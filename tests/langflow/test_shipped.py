@@ -2,13 +2,14 @@
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
 from tests.langflow import shipped
-from tests.langflow.bench import Bench, contents, kill
+from tests.langflow.bench import Bench, contents, cut_places, kill
 from tests.langflow.standin import StandIn
 
 from perdure.core import event as ev
@@ -93,12 +94,16 @@ async def cuts(bench: Bench, model: StandIn, keys: Keys, whole: list[AnyEvent], 
         return await bench.play(ref, actions), key, running.get(ref, [])
 
     bench.watch = watch
-    return await asyncio.gather(*(cut(seq) for seq in range(3, len(whole))))
+    return await asyncio.gather(*(cut(seq) for seq in cut_places(whole)))
 
 
 @pytest.mark.parametrize("name", ["Basic Prompting", "SEO Keyword Generator", "Simple Agent", "Multi Agent Flow"])
 async def test_s3_no_model_is_paid_twice_for_a_component_that_had_finished(
-    bench: Bench, model: StandIn, flows_shipped: dict[str, Any], name: str
+    bench: Bench,
+    model: StandIn,
+    flows_shipped: dict[str, Any],
+    name: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     keys = Keys(bench, model, flows_shipped[name])
     async with bench.runner():
@@ -106,6 +111,7 @@ async def test_s3_no_model_is_paid_twice_for_a_component_that_had_finished(
         whole = await bench.play(ref, {})
         found = await cuts(bench, model, keys, whole, {})
     cost = model.by_component(price)
+    record_property("kills", len(found))
     for events, key, running in found:
         assert events[-1].status is Status.COMPLETED
         most = CALLS[name] + sum(cost.get(component, 0) for component in running)
