@@ -13,6 +13,8 @@ from perdure.clock import SystemClock
 from perdure.core import event as ev
 from perdure.core.event import Status
 from perdure.core.langflow.overrides import Overrides
+from perdure.errors import Unavailable
+from perdure.ids import Tenant
 from perdure.jobs import control
 from perdure.testing.factory import OWNER
 from perdure_runner.langflow.pool import Confines, Pool
@@ -179,6 +181,20 @@ async def test_a_protected_field_refuses_all_tweaks(bench: Bench, flows: dict[st
     assert isinstance(end, ev.JobFailed)
     assert end.data.error.code == "tweaks_refused"
     assert finished(events) == []
+
+
+async def test_without_the_key_that_seals_it_a_job_waits_for_another_runner(
+    bench: Bench, flows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def locked(tenant: Tenant, submitted: ev.SubmittedData) -> Overrides:
+        raise Unavailable("the master key k1 is not here")
+
+    monkeypatch.setattr(bench, "_unseal", locked)
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flows["echo"]), Status.RETRYING)
+    asleep = events[-1]
+    assert isinstance(asleep, ev.JobSuspended)
+    assert [(w.kind, w.expected) for w in asleep.data.waiting] == [("code", "the master key that seals the job")]
 
 
 async def test_children_that_wait_are_replaced_when_the_process_that_forks_dies() -> None:

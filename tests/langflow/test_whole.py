@@ -56,7 +56,7 @@ async def test_a_client_of_langflow_runs_its_flows_and_answers_their_gates(tmp_p
         assert done["output"] == {"reason": "single", "text": "hi", "source": "ChatOutput-out01"}
         assert done["outputs"]["ChatOutput-out01"]["content"] == "hi"
 
-        body = {"flow_id": await uploaded(http, "hitl_minimal"), "input_value": "ship it?"}
+        body: dict[str, Any] = {"flow_id": await uploaded(http, "hitl_minimal"), "input_value": "ship it?"}
         status, asked = await call(http, "POST", "/api/v2/workflows", body)
         assert (status, asked["status"]) == (200, "suspended"), asked
         job, request = asked["job_id"], asked["human_request"]
@@ -68,6 +68,23 @@ async def test_a_client_of_langflow_runs_its_flows_and_answers_their_gates(tmp_p
         assert (status, resumed["status"]) == (200, "resuming"), resumed
         done = await finished(http, job)
         assert (done["status"], done["output"]["text"]) == ("completed", "ship it?")
+
+        body = {
+            "flow_id": await uploaded(http, "router"),
+            "input_value": "maybe",
+            "mode": "background",
+            "tweaks": {"match_text": "maybe"},
+        }
+        status, queued = await call(http, "POST", "/api/v2/workflows", body)
+        assert status == 200, queued
+        assert list((await finished(http, queued["job_id"]))["outputs"]) == ["ChatOutput-yes01"]
+
+        body = {"flow_id": await uploaded(http, "secret_after_gate"), "globals": {"MY_KEY": "canary"}}
+        status, asked = await call(http, "POST", "/api/v2/workflows", body)
+        assert (status, asked["status"]) == (200, "suspended"), asked
+        decision = {"request_id": asked["human_request"]["request_id"], "decision": {"action_id": "approve"}}
+        await call(http, "POST", f"/api/v2/workflows/{asked['job_id']}/resume", decision)
+        assert (await finished(http, asked["job_id"]))["output"]["text"].endswith(":**********")
 
         body = {"flow_id": await uploaded(http, "failing"), "input_value": "x", "mode": "background"}
         status, queued = await call(http, "POST", "/api/v2/workflows", body)

@@ -29,6 +29,7 @@ from perdure.errors import (
     RequestExpired,
     RequestWithdrawn,
     TooLarge,
+    Unavailable,
 )
 from perdure.ids import Digest
 from perdure_runner.langflow import asked, telling
@@ -99,6 +100,9 @@ class LangflowRun:
             return await self._append(lambda job: ends.terminal(job, None, error, port.log))
         except (Malformed, NotFound) as exc:
             return await self._fail("INVALID_FLOW_DATA", str(exc))
+        if order is None:  # another runner may have the key, or this one after its next start
+            missing = CodeChanged("", "the master key that seals the job", "none here")
+            return await self._append(lambda job: ends.unmatched(missing, port.log, port.now()))
         recording = self._recording = Recording(port, self._keep)
         child = self._child = await self._pool.take()
         try:
@@ -108,12 +112,17 @@ class LangflowRun:
             await child.close()
         return outcome if isinstance(outcome, ev.Event) else await self._settle(outcome, recording)
 
-    async def _order(self) -> Start:
+    async def _order(self) -> Start | None:
+        """What the child is told; None when what is sealed with the job cannot be opened here."""
         port = self._port
         first = port.log[0]
         if not isinstance(first, ev.JobSubmitted):
             raise BrokenLog(f"job {port.ref.job} was never submitted")
-        overrides = self._unseal(port.ref.tenant, first.data)
+        try:
+            overrides = await self._unseal(port.ref.tenant, first.data)
+        except Unavailable as exc:
+            log.error("what is sealed with a job cannot be opened", job_id=port.ref.job, error=str(exc))
+            return None
         saved = {
             component: msgspec.json.decode(await self._blobs.get(port.ref.tenant, digest))
             for component, digest in asked.threads(port.job).items()
