@@ -117,7 +117,7 @@ class Bench:
         port.append = watched  # type: ignore[method-assign]  # a test looks on
         return run
 
-    def _unseal(self, tenant: Tenant, submitted: ev.SubmittedData) -> Overrides:
+    async def _unseal(self, tenant: Tenant, submitted: ev.SubmittedData) -> Overrides:
         """Of the bench, or the job's own: sealed by nobody here."""
         return self.overrides if submitted.sealed is None else msgspec.convert(submitted.sealed, Overrides)
 

@@ -1,6 +1,6 @@
 """A Langflow flow as a runner executes it, and what a job of it was given beside."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -21,15 +21,8 @@ class LangflowFlow(Struct, frozen=True):
     digest: Digest
 
 
-Unseal = Callable[[Tenant, ev.SubmittedData], Overrides]
-"""Opens what is sealed with a job, its values in the event. Raises Unavailable where the key is not here, Malformed."""
-
-
-def nothing_sealed(tenant: Tenant, submitted: ev.SubmittedData) -> Overrides:
-    """For jobs that carry nothing. Raises Malformed for one that does."""
-    if submitted.sealed is not None:
-        raise Malformed("this runner cannot open what is sealed with the job")
-    return Overrides()
+Unseal = Callable[[Tenant, ev.SubmittedData], Awaitable[Overrides]]
+"""Opens what is sealed with a job. Raises Unavailable where the key is not here, Malformed."""
 
 
 def flow_file(definition: bytes) -> bytes:
