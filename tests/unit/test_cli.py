@@ -10,18 +10,20 @@ import pytest
 from cyclopts import App
 from cyclopts.exceptions import MissingArgumentError
 from msgspec import UNSET
+from rich.console import Console
 
 from perdure.cli.app import app, main
 from perdure.cli.form import at, changes, fields, replaced, value_of
-from perdure.cli.render import describe, words
-from perdure.cli.session import Common, Exit, exit_of_error, exit_of_status, safe
+from perdure.cli.render import EventPrinter, describe, words
+from perdure.cli.session import Common, Exit, Printer, exit_of_error, exit_of_status, safe
 from perdure.cli.values import read_value, with_set
-from perdure.client import ApiError, HumanRequest
+from perdure.client import ApiError, Frame, HumanRequest
 from perdure.client.problem import Problem, error_of
 from perdure.config import known_names
 from perdure.core import event as ev
 from perdure.core.event import Status
 from perdure.errors import Invalid
+from perdure.testing.clock import FakeClock
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "reference"
@@ -208,3 +210,75 @@ def test_every_kind_of_event_has_a_line_for_people() -> None:
     assert files
     for file in files:
         assert "\n" not in describe(codec.decode(file.read_bytes()))
+
+
+def told(kind: str, seq: int | None = None, **members: object) -> Frame:
+    """A frame as a stream has it."""
+    if seq is None:
+        return Frame(kind, json.dumps({"v": 1, "type": kind, "attempt": 1, "n": 1, "after": 2, **members}).encode())
+    body = {"v": 1, "id": f"e{seq}", "seq": seq, "attempt": 1, "type": kind, "at": "2026-01-01T10:20:30.000Z"}
+    return Frame(kind, json.dumps(body | {"status": "running", "data": members}).encode(), seq)
+
+
+def spoken(step: str, channel: str, *pieces: str) -> list[Frame]:
+    return [told("delta.text", step=step, occurrence=1, channel=channel, pos=0, text=piece) for piece in pieces]
+
+
+STEP = told("step.skipped", 3, step="late", occurrence=1, reason="branch")
+
+
+def shown(capsys: pytest.CaptureFixture[str], frames: list[Frame], clock: FakeClock, printer: Printer) -> str:
+    """What is printed of `frames`, one a quarter of a second."""
+    events = EventPrinter(printer, clock)
+    for frame in frames:
+        events.show(frame)
+        clock.advance(0.25)
+    events.end()
+    return capsys.readouterr().out
+
+
+def test_tokens_flow_on_one_line_a_channel_and_events_begin_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    frames = [*spoken("draft", "m-1", "Once", " upon"), *spoken("draft", "m-2", "Aside"), STEP]
+    frames += [*spoken("late", "m-1", "a \x1b[31m"), told("delta.reset", reason="attempt"), *spoken("late", "m-1", "b")]
+    assert shown(capsys, frames, FakeClock(), Printer()).splitlines() == [
+        "      … draft: Once upon",
+        "      … draft: Aside",
+        "   3  10:20:30.000  #1  step.skipped     late  branch",
+        "      … late: a \\u001b[31m",
+        "      … late: b",
+    ]
+
+
+def test_progress_is_a_line_a_second_and_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    ticks = [told("delta.progress", step="load", occurrence=1, done=n, total=10, text="rows") for n in range(1, 11)]
+    other = told("delta.progress", step="scan", occurrence=1, text="begun")
+    assert shown(capsys, [*ticks, other], FakeClock(), Printer()).splitlines() == [
+        "      … load 1/10 rows",
+        "      … load 5/10 rows",
+        "      … load 9/10 rows",
+        "      … load 10/10 rows",
+        "      … scan  begun",
+    ]
+
+
+def test_on_a_terminal_progress_changes_in_its_place(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printer = Printer(no_color=True)
+    monkeypatch.setattr(printer, "out", Console(force_terminal=True, width=30, no_color=True, soft_wrap=True))
+    ticks = [
+        told("delta.progress", step="load", occurrence=1, done=n, total=9, text=t) for n, t in ((1, "rows"), (2, ""))
+    ]
+    wide = told("delta.progress", step="load", occurrence=1, done=3, text="x" * 99)
+    said = re.sub(r"\x1b\[[0-9;]*m", "", shown(capsys, [*ticks, wide, STEP], FakeClock(), printer))
+    first, second, third, line, end = said.replace("\r", "\n").split("\n", 4)
+    assert (first, second) == ("      … load 1/9 rows", "      … load 2/9     ")
+    assert third == "      … load 3 " + "x" * 14
+    assert (line, end.strip()) == ("", "3  10:20:30.000  #1  step.skipped     late  branch")
+
+
+def test_with_json_each_event_and_delta_is_a_line_as_it_came(capsys: pytest.CaptureFixture[str]) -> None:
+    frames = [STEP, *spoken("draft", "m-1", "Once"), told("delta.progress", step="load", done=1), STEP]
+    stream = Frame("stream.gap", b'{"from":"1","to":"2"}')
+    out = shown(capsys, [stream, *frames], FakeClock(), Printer(json=True))
+    assert out.encode().splitlines() == [frame.data for frame in frames]

@@ -1,11 +1,12 @@
 """Events and jobs as people read them: a line each, tokens as they flow."""
 
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 import msgspec
 
 from perdure.cli.session import Printer
 from perdure.client import Delta, Event, Frame, Job, UnknownEvent, decode
+from perdure.clock import Clock, SystemClock
 from perdure.core import event as ev
 from perdure.core.event import Status, type_of
 
@@ -17,14 +18,20 @@ _STYLE = {
     Status.SUSPENDED: "bold cyan",
 }
 MAX_WORDS = 200
+PROGRESS_SECONDS: Final = 1.0  # between two lines of progress of a step
 
 
 class EventPrinter:
-    """Prints frames in the order in which they come: JSON lines as they are, or lines for people."""
+    """Prints frames in the order in which they come: JSON lines as they are, or lines for people.
 
-    def __init__(self, printer: Printer) -> None:
-        self._printer = printer
+    Progress that is told between events is one line that changes, and where the output is no terminal a line a second.
+    """
+
+    def __init__(self, printer: Printer, clock: Clock | None = None) -> None:
+        self._printer, self._clock = printer, SystemClock() if clock is None else clock
         self._channel: tuple[str | None, str | None] | None = None  # whose tokens the open line holds
+        self._width = 0  # of the progress that stands on the open line
+        self._progress_at: dict[str | None, float] = {}  # when a step's was shown
 
     def show(self, frame: Frame) -> Event | Delta | None:
         """Print `frame`; what it says."""
@@ -48,10 +55,10 @@ class EventPrinter:
         return said
 
     def end(self) -> None:
-        """Close a line of tokens that is still open."""
-        if self._channel is not None:
+        """Close a line of tokens, or of progress, that is still open."""
+        if self._channel is not None or self._width:
             self._printer.text("")
-            self._channel = None
+            self._channel, self._width = None, 0
 
     def _line(self, line: str, style: str = "") -> None:
         self.end()
@@ -68,10 +75,32 @@ class EventPrinter:
                 self._printer.text(delta.text, "dim", end="")
             case "delta.log":
                 self._line(f"      … {delta.step or ''} [{delta.level or 'info'}] {delta.text or ''}", "dim")
+            case "delta.progress":
+                self._progress(delta)
             case "delta.reset":
                 self.end()  # what was shown of open texts is void, or comes again
             case _:
-                pass  # step starts and live progress: the line of their event says it again
+                pass  # step starts: the line of their event says it again
+
+    def _progress(self, delta: Delta) -> None:
+        now, whole = self._clock.monotonic(), delta.done is not None and delta.done == delta.total
+        line = f"      … {delta.step or ''} {share(delta.done, delta.total)} {words(delta.text or '')}".rstrip()
+        if self._printer.out.is_terminal:
+            if not self._width:
+                self.end()
+            line = line[: self._printer.out.width - 1]
+            self._printer.text(line.ljust(self._width), "dim", end="\r")
+            self._width = max(1, len(line))
+        elif whole or now - self._progress_at.get(delta.step, -PROGRESS_SECONDS) >= PROGRESS_SECONDS:
+            self._progress_at[delta.step] = now
+            self._line(line)
+
+
+def share(done: float | None, total: float | None) -> str:
+    """How far something is."""
+    if done is None:
+        return ""
+    return f"{done:g}" if total is None else f"{done:g}/{total:g}"
 
 
 def words(value: object, limit: int = MAX_WORDS) -> str:
@@ -103,8 +132,7 @@ def describe(event: ev.AnyEvent) -> str:
         case ev.Message(data=d):
             return f"{d.role}: {words(d.text)}"
         case ev.Progress(data=d):
-            share = f" {d.done:g}/{d.total:g}" if d.done is not None and d.total is not None else ""
-            return f"{d.name}{share} {d.text or ''}"
+            return " ".join(part for part in (d.name, share(d.done, d.total), d.text) if part)
         case ev.InputRequested(data=d):
             return f"{d.request.title}  [{', '.join(a.id for a in d.request.actions)}]  {d.request.id}"
         case ev.InputVoted(data=d) | ev.InputAnswered(data=d):

@@ -68,6 +68,8 @@ class Delta(Struct, frozen=True):
     text: str | None = None
     pos: int | None = None  # where in its channel the text begins, in code points
     level: str | None = None
+    done: float | None = None  # of progress
+    total: float | None = None
     reason: str | None = None  # of a reset
     after: int | None = None
 
