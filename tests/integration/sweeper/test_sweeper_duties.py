@@ -205,12 +205,25 @@ async def test_a_sweeper_that_dies_in_the_middle_leaves_the_rest_to_the_next(
 async def test_more_jobs_than_a_query_takes_are_all_looked_at(
     database: Database, own_eventlog: EventLog, project: Project, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perdure_sweeper.duties.doorbells.ROWS", 2)
+    monkeypatch.setattr("perdure_sweeper.duties.look.ROWS", 2)
     for _ in range(7):
         told = Told(own_eventlog, MAIN)
         await told.put(told.story.submitted())
     await project()
     assert await LostDoorbells(database, desk).run_once() == 7
+
+
+async def test_more_requests_than_a_query_takes_are_all_expired(
+    own_eventlog: EventLog, project: Project, overdue: Overdue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perdure_sweeper.duties.look.ROWS", 2)
+    for _ in range(5):
+        told = await Told(own_eventlog, MAIN).begin()
+        told.story.asked(expires_at=later(BEGIN, 60))
+        await told.put(told.story.events[-1])
+    await project()
+    clock.advance(120.0)
+    assert await overdue.run_once() == 5
 
 
 async def test_a_doorbell_that_a_runner_holds_is_there(

@@ -4,14 +4,15 @@ No leader: rows name the candidates, the broker says whether a doorbell is there
 one must be. Two sweepers at the same instant may ring twice, which is one doorbell too many and no harm.
 """
 
-from perdure import probe
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from perdure.core.instant import END, later
 from perdure.db import due as candidates
 from perdure.db.engine import Database
 from perdure.db.jobs import JobRow
 from perdure.db.page import PageKey
 from perdure.jobs.desk import Desk
-from perdure_sweeper.duties.look import ROWS, each, load, ring_if_runnable
+from perdure_sweeper.duties.look import each, load, pages, ring_if_runnable
 
 
 class LostDoorbells:
@@ -26,18 +27,15 @@ class LostDoorbells:
 
     async def run_once(self) -> int:
         """How many doorbells were rung. Raises Unavailable."""
-        rung = 0
-        after: PageKey | None = None
-        now = self._desk.clock.broker_now()
+        rung, now = 0, self._desk.clock.broker_now()
         since = later(now, -self._grace_seconds) if self._grace_seconds else END
-        while True:
-            async with self._database.read() as conn:
-                rows = await candidates.ready(conn, now, limit=ROWS, after=after)
-            probe.hit("sweep.after_scan")
+
+        async def find(conn: AsyncConnection, limit: int, after: PageKey | None) -> list[JobRow]:
+            return await candidates.ready(conn, now, limit=limit, after=after)
+
+        async for rows in pages(self._database, find, lambda row: (row.ready_at or now, row.job_id)):
             rung += sum(await each([row for row in rows if row.updated_at <= since], self._look))
-            if len(rows) < ROWS:
-                return rung
-            after = (rows[-1].ready_at or now, rows[-1].job_id)
+        return rung
 
     async def _look(self, row: JobRow) -> bool:
         if row.queue is None or row.priority is None:

@@ -1,12 +1,16 @@
 """What the duties have in common: many rows at a time, a job's log in hand, a doorbell where one must be."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure import log as logs
 from perdure import probe
 from perdure.core.claim import runnable
+from perdure.db.engine import Database
+from perdure.db.page import PageKey
 from perdure.errors import BrokenLog, Malformed, UnsupportedVersion
 from perdure.ids import JobRef
 from perdure.jobs.desk import Desk
@@ -19,6 +23,25 @@ log = logs.get(__name__)
 
 Row = TypeVar("Row")
 Seen = TypeVar("Seen")
+Find = Callable[[AsyncConnection, int, PageKey | None], Awaitable[list[Row]]]
+"""At most so many rows behind a place, in order."""
+Key = Callable[[Row], PageKey]
+
+
+async def pages(database: Database, find: Find[Row], key: Key[Row]) -> AsyncIterator[list[Row]]:
+    """All rows that `find` finds, ROWS at a time; `key` is the place of a row.
+
+    Raises Unavailable.
+    """
+    after: PageKey | None = None
+    while True:
+        async with database.read() as conn:
+            rows = await find(conn, ROWS, after)
+        probe.hit("sweep.after_scan")
+        yield rows
+        if len(rows) < ROWS:
+            return
+        after = key(rows[-1])
 
 
 async def each(rows: Sequence[Row], look: Callable[[Row], Awaitable[Seen]]) -> list[Seen]:

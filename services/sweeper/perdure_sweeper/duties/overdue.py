@@ -9,6 +9,8 @@ news and decide again.
 from collections.abc import Callable
 from typing import Final
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from perdure import log as logs
 from perdure import probe
 from perdure.core import event as ev
@@ -22,7 +24,7 @@ from perdure.db.jobs import JobRow
 from perdure.db.page import PageKey
 from perdure.jobs.alarms import arm
 from perdure.jobs.desk import Desk
-from perdure_sweeper.duties.look import ROWS, each, load, ring_if_runnable
+from perdure_sweeper.duties.look import each, load, pages, ring_if_runnable
 
 SEEN_TO: Final = (ev.ExpiredData, ev.TimerData, ev.AttemptData)
 
@@ -46,19 +48,16 @@ class Overdue:
         """For how many jobs something was appended. Raises Unavailable."""
         if not self._clock_known():
             return 0
-        done = 0
-        after: PageKey | None = None
-        since = later(self._desk.clock.broker_now(), -self._grace_seconds)
-        while True:
-            async with self._database.read() as conn:
-                rows = await candidates.overdue(conn, since, limit=ROWS, after=after)
-            probe.hit("sweep.after_scan")
+        done, since = 0, later(self._desk.clock.broker_now(), -self._grace_seconds)
+
+        async def find(conn: AsyncConnection, limit: int, after: PageKey | None) -> list[JobRow]:
+            return await candidates.overdue(conn, since, limit=limit, after=after)
+
+        async for rows in pages(self._database, find, lambda row: (row.next_due_at or since, row.job_id)):
             done += sum(await each(rows, self._look))
-            if len(rows) < ROWS:
-                if done:
-                    log.info("overdue", jobs=done)
-                return done
-            after = (rows[-1].next_due_at or since, rows[-1].job_id)
+        if done:
+            log.info("overdue", jobs=done)
+        return done
 
     async def _look(self, row: JobRow) -> bool:
         tail = await self._desk.eventlog.tail(row.ref)

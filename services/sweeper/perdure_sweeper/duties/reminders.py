@@ -8,6 +8,7 @@ seen the others: a sweeper that dies in between, or two at once, tell a reminder
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from perdure import probe
 from perdure.bus.inbox import Tell, reminded
@@ -18,7 +19,7 @@ from perdure.db.engine import Database
 from perdure.db.page import PageKey
 from perdure.db.reminders import Reminding
 from perdure.jobs.desk import Desk
-from perdure_sweeper.duties.look import ROWS, each, load
+from perdure_sweeper.duties.look import each, load, pages
 
 
 class _Due(Struct, frozen=True):
@@ -43,17 +44,14 @@ class Reminders:
         """For how many requests something was told. Raises Unavailable."""
         if not self._clock_known():
             return 0
-        done = 0
-        after: PageKey | None = None
-        now = self._desk.clock.broker_now()
-        while True:
-            async with self._database.read() as conn:
-                rows = await rows_of.reminding(conn, now, limit=ROWS, after=after)
-            probe.hit("sweep.after_scan")
+        done, now = 0, self._desk.clock.broker_now()
+
+        async def find(conn: AsyncConnection, limit: int, after: PageKey | None) -> list[Reminding]:
+            return await rows_of.reminding(conn, now, limit=limit, after=after)
+
+        async for rows in pages(self._database, find, lambda row: (row.remind_at, row.request_id)):
             done += await self._some(rows, now)
-            if len(rows) < ROWS:
-                return done
-            after = (rows[-1].remind_at, rows[-1].request_id)
+        return done
 
     async def _some(self, rows: Sequence[Reminding], now: Instant) -> int:
         """Tell what `rows` call for, then note that it was told."""
