@@ -14,7 +14,7 @@ NODE := tests/node/node_modules/.installed
 override TEXT := $(value TEXT)
 export TEXT
 
-.PHONY: help demo up test test-unit test-langflow check bench lock clean
+.PHONY: help demo up test test-unit test-langflow check bench bench-langflow lock clean
 
 help:
 	@echo "make demo [TEXT=...]  the whole story in under a minute: submit, stream, lose the runner, ask a person, complete"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-langflow    the tests of Langflow flow files, in an environment of their own with lfx (0.9 GB, once)"
 	@echo "make check            ruff, mypy, locks against ranges, the wheel in a clean environment"
 	@echo "make bench [ONLY=...]  the figures of this machine, one JSON line each; exit 1 when one misses what it is to reach"
+	@echo "make bench-langflow   those of Langflow flow files, in their environment"
 	@echo "make lock             resolve requirements/*.lock anew; make clean: remove what was built (not .perdure/)"
 
 $(STAMP): pyproject.toml $(LOCK)
@@ -77,6 +78,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(ONLY)
+
+bench-langflow: $(LANGFLOW)
+	.venv-langflow/bin/python -m benchmarks langflow_jobs_per_s,langflow_submit_to_done_p50_ms
 
 # The environment's own package sources stay out of the files: versions and hashes, no host, no path of a machine.
 COMPILE = env -u UV_FIND_LINKS -u UV_INDEX -u UV_DEFAULT_INDEX -u UV_EXTRA_INDEX_URL UV_NO_CONFIG=1 \

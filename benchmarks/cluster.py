@@ -74,12 +74,12 @@ def folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def cluster(place: Path | None = None, arguments: Sequence[str] = ()) -> AsyncIterator[Cluster]:
+async def cluster(place: Path | None = None, arguments: Sequence[str] = (), **settings: str) -> AsyncIterator[Cluster]:
     """Start with the workflows of `benchmarks.flows` and the data in `place`, wait until ready, stop. `arguments`: more
-    flags of `up`.
+    flags of `up`; `settings`: PERDURE_* without their prefix.
     """
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PERDURE_") or k == "PERDURE_NATS_SERVER"}
-    environ = kept | {"PYTHONPATH": str(ROOT)}
+    environ = kept | {"PYTHONPATH": str(ROOT)} | {f"PERDURE_{name.upper()}": value for name, value in settings.items()}
     with nullcontext(place) if place is not None else folder() as where:
         data, log = where / "data", where / "log"
         async with launched(data, "--app", "benchmarks.flows", *arguments, environ=environ, log=log) as up:

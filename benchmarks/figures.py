@@ -10,6 +10,7 @@ import aiohttp
 from benchmarks.client import IN_FLIGHT, submit
 from benchmarks.cluster import Cluster, cluster
 from benchmarks.ending import Endings, endings
+from benchmarks.langflow import LANGFLOW
 from benchmarks.streams import STREAMS
 from benchmarks.waiting import WAITING
 
@@ -157,5 +158,6 @@ FIGURES: dict[str, tuple[Callable[[], Awaitable[list[float]]], str, float, bool]
     "idle_cluster_cpu_pct": (idle_cluster_cpu_pct, "%", 2, False),
     **WAITING,
     **STREAMS,
+    **LANGFLOW,
 }
 """Name -> function, unit, figure to reach, whether more is better."""

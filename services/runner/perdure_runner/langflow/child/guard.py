@@ -1,20 +1,22 @@
-"""What is changed about lfx before any flow code runs: gates, and the bodies of loops.
+"""What is changed about lfx before any flow code runs: gates, the bodies of loops, who it is that does not load.
 
 lfx keeps one slot for a request, so that of two gates in a layer one is asked; and where it does not stop (the body of
 a loop, a nested flow) it runs every branch. A loop builds its body from the flow's raw nodes, which tweaks do not
-reach.
+reach. Errors of loading name no component.
 """
 
 import contextlib
 import copy
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Final
 
 from lfx.graph.graph.base import Graph
 from lfx.graph.vertex.base import Vertex
 from lfx.processing.process import apply_tweaks
 
 from perdure_runner.langflow.child.place import COMPONENT
+
+Tweaks = dict[str, dict[str, Any]]
 
 
 class GateCannotPause(RuntimeError):
@@ -35,58 +37,60 @@ class Requests:
             self._asked(request)
 
 
-def guard_gates(requests: Requests) -> None:
-    """Collect every request, and refuse one that is made where lfx would not stop."""
-    pause = Graph.request_pause
+class Guard:
+    """Stands between lfx and its flows; one for the process, `begin` says for which pass."""
 
-    def request_pause(graph: Any, reason: str = "pause_requested", data: dict[str, Any] | None = None) -> None:
-        if not graph.checkpointing_enabled:
-            raise GateCannotPause("a gate inside a loop or a nested flow: the run cannot be suspended there")
-        if data and "request_id" in data:
-            requests.add(data)
-        pause(graph, reason, data)
+    def __init__(self) -> None:
+        self._requests: Requests | None = None
+        self._tweaks: Tweaks = {}
 
-    Graph.request_pause = request_pause
+    def begin(self, requests: Requests, tweaks: Tweaks) -> None:
+        """From now on requests and loop bodies are those of this pass."""
+        self._requests, self._tweaks = requests, tweaks
 
+    def install(self) -> None:
+        """Change lfx, once in a process."""
+        pause, create, make = Graph.request_pause, Graph.create_subgraph, Vertex.instantiate_component
 
-def name_what_loads() -> None:
-    """Have `COMPONENT` say whose class is being made, for errors of loading: lfx says it in none."""
-    make = Vertex.instantiate_component
+        def request_pause(graph: Any, reason: str = "pause_requested", data: dict[str, Any] | None = None) -> None:
+            if not graph.checkpointing_enabled:
+                raise GateCannotPause("a gate inside a loop or a nested flow: the run cannot be suspended there")
+            if data and "request_id" in data and self._requests is not None:
+                self._requests.add(data)
+            pause(graph, reason, data)
 
-    def instantiate_component(vertex: Any, *arguments: Any, **more: Any) -> Any:
-        before = COMPONENT.set(vertex.id)
-        made = make(vertex, *arguments, **more)
-        COMPONENT.reset(before)  # not where it raises: then it is the one
-        return made
+        @contextlib.asynccontextmanager
+        async def create_subgraph(graph: Any, vertex_ids: set[str]) -> AsyncIterator[Any]:
+            nodes = graph._vertices
+            graph._vertices = [self._tweaked(node) for node in nodes if node["id"] in vertex_ids]
+            made = create(graph, vertex_ids)
+            try:
+                subgraph = await made.__aenter__()  # reads the nodes before anything else can run
+            finally:
+                graph._vertices = nodes
+            try:
+                yield subgraph
+            finally:
+                await made.__aexit__(None, None, None)
 
-    Vertex.instantiate_component = instantiate_component
+        def instantiate_component(vertex: Any, *arguments: Any, **more: Any) -> Any:
+            before = COMPONENT.set(vertex.id)
+            made = make(vertex, *arguments, **more)
+            COMPONENT.reset(before)  # not where it raises: then it is the one
+            return made
 
+        Graph.request_pause, Graph.create_subgraph = request_pause, create_subgraph
+        Vertex.instantiate_component = instantiate_component
 
-def tweak_loop_bodies(tweaks: dict[str, dict[str, Any]]) -> None:
-    """Give loops tweaked copies of their body's nodes; they write their items into those, not into the flow's."""
-    create = Graph.create_subgraph
-
-    @contextlib.asynccontextmanager
-    async def create_subgraph(graph: Any, vertex_ids: set[str]) -> AsyncIterator[Any]:
-        nodes = graph._vertices
-        graph._vertices = [tweaked(node) for node in nodes if node["id"] in vertex_ids]
-        made = create(graph, vertex_ids)
-        try:
-            subgraph = await made.__aenter__()  # reads the nodes before anything else can run
-        finally:
-            graph._vertices = nodes
-        try:
-            yield subgraph
-        finally:
-            await made.__aexit__(None, None, None)
-
-    def tweaked(node: dict[str, Any]) -> dict[str, Any]:
+    def _tweaked(self, node: dict[str, Any]) -> dict[str, Any]:
+        """A copy of a node of a loop's body, tweaked: the loop writes its items into that, not into the flow's."""
         node = copy.deepcopy(node)
-        fields = tweaks.get(node["id"], {})
+        fields = self._tweaks.get(node["id"], {})
         apply_tweaks(node, fields)
         template = node["data"]["node"]["template"]
         for field in fields.keys() & template.keys():
             template[field]["show"] = True  # hidden fields, such as keys, are not passed on
         return node
 
-    Graph.create_subgraph = create_subgraph
+
+GUARD: Final = Guard()

@@ -1,35 +1,38 @@
 """One pass over a flow, in a child of its own: load, go on behind the journal, run, say how it ended."""
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from lfx.events.event_manager import create_default_event_manager
 from lfx.exceptions.component import ComponentBuildError
 from lfx.exceptions.tweaks import TweakRefusedError
 from lfx.graph.exceptions import GraphPausedException
 from lfx.run.hitl import request_id_targets_vertex
-from lfx.services.deps import get_settings_service
 
-from perdure_runner.langflow.child.guard import (
-    GateCannotPause,
-    Requests,
-    guard_gates,
-    name_what_loads,
-    tweak_loop_bodies,
-)
+from perdure_runner.langflow.child.guard import GUARD, GateCannotPause, Requests
 from perdure_runner.langflow.child.load import graph_of
 from perdure_runner.langflow.child.memory import Memory
-from perdure_runner.langflow.child.pipe import Pipe
 from perdure_runner.langflow.child.place import COMPONENT
 from perdure_runner.langflow.child.saying import Saying
 from perdure_runner.langflow.child.schedule import body, skipped, unfinished
 from perdure_runner.langflow.child.shown import LFX, entry_of, failed_preview, kind_of, preview_of, type_of
 from perdure_runner.langflow.child.threads import Threads
-from perdure_runner.langflow.frames import Asks, Begun, Broken, Done, Ended, Paused, Planned, Raised, Start, Stop
+from perdure_runner.langflow.frames import (
+    Asks,
+    Begun,
+    Broken,
+    Done,
+    Ended,
+    FromChild,
+    FromParent,
+    Paused,
+    Planned,
+    Raised,
+    Start,
+    Stop,
+)
 
 MOST_CHARS: Final = 2_000
 NO_PLACE: Final = "HITL_UNSUPPORTED_PLACE"
@@ -37,10 +40,20 @@ OUT_OF_MEMORY: Final = 77  # exit codes
 PARENT_GONE: Final = 78
 
 
+class Sender(Protocol):
+    """Takes what a pass says; a `Pipe` does."""
+
+    def send(self, frame: FromChild) -> None: ...
+
+    def glance(self) -> FromParent | None: ...
+
+    def fileno(self) -> int: ...
+
+
 class Pass:
     """The pass that a parent's `Start` asks for."""
 
-    def __init__(self, pipe: Pipe, start: Start) -> None:
+    def __init__(self, pipe: Sender, start: Start) -> None:
         self._pipe, self._start = pipe, start
         self._saying = Saying(pipe.send)
         self._threads = Threads(start.threads)
@@ -55,17 +68,16 @@ class Pass:
         assert running is not None, "within a loop"
         asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._hear, running)
         try:
-            self._pipe.send(await self._end())
+            self._pipe.send(await self.end())
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
 
-    async def _end(self) -> Ended | Paused | Broken:
+    async def end(self) -> Ended | Paused | Broken:
+        """Run; how it ended."""
         start = self._start
         if (other := next((s.entry.lfx for s in start.journal if s.entry.lfx != LFX), None)) is not None:
             return Broken(code="code_changed", message=f"lfx {other} began the job, this is lfx {LFX}")
-        guard_gates(self._requests)
-        name_what_loads()
-        tweak_loop_bodies(start.tweaks)
+        GUARD.begin(self._requests, start.tweaks)
         Memory(start.messages).install()
         try:
             self._graph = graph = await graph_of(start)
@@ -231,14 +243,3 @@ def unloadable(exc: BaseException) -> Broken:
 def _text(exc: BaseException) -> str:
     text = str(exc) or type(exc).__name__
     return text if len(text) <= MOST_CHARS else f"{text[:MOST_CHARS]} …"
-
-
-def run_child(pipe: Pipe, folder: Path) -> None:
-    """Wait for the parent's `Start`, and run it. Returns when the pass has ended, or the parent has gone."""
-    settings = get_settings_service()
-    settings.settings.config_dir = str(folder)
-    settings.auth_settings.CONFIG_DIR = str(folder)
-    start = pipe.receive()
-    if isinstance(start, Start):
-        with contextlib.suppress(OSError):  # the parent has gone
-            asyncio.run(Pass(pipe, start).run())

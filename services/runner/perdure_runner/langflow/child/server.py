@@ -7,6 +7,7 @@ line each: `fork` with the child's end of a pipe, `kill <pid>`. Answers: `ready`
 
 import asyncio
 import contextlib
+import gc
 import os
 import select
 import shutil
@@ -16,15 +17,36 @@ import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+import lfx.load.load as load
 from lfx.cli.serve_app import _ensure_variable_service_registered
+from lfx.services.deps import get_settings_service
 
+from perdure_runner.langflow.child.guard import GUARD
 from perdure_runner.langflow.child.limits import Limits, confine
-from perdure_runner.langflow.child.once import run_child
+from perdure_runner.langflow.child.once import Pass
 from perdure_runner.langflow.child.pipe import Pipe
 from perdure_runner.langflow.child.warm import warm
+from perdure_runner.langflow.frames import Start
 
+IDLE_SECONDS: Final = 0.05
 _LINE: Final = 4_096
 _FDS: Final = 16
+
+
+def run_child(pipe: Pipe, folder: Path) -> None:
+    """Wait for the parent's `Start`, and run it. Returns when the pass has ended, or the parent has gone.
+
+    Who waits for a while runs a flow of its own meanwhile: what it then has touched no pass has to copy any more.
+    """
+    settings = get_settings_service()
+    settings.settings.config_dir = str(folder)
+    settings.auth_settings.CONFIG_DIR = str(folder)
+    if not select.select([pipe], [], [], IDLE_SECONDS)[0]:
+        asyncio.run(warm())
+    start = pipe.receive()
+    if isinstance(start, Start):
+        with contextlib.suppress(OSError):  # the parent has gone
+            asyncio.run(Pass(pipe, start).run())
 
 
 class ForkServer:
@@ -115,11 +137,19 @@ def _kill(pid: int) -> None:
             return
 
 
+def _once(**_: Any) -> None:
+    """In place of what has been done."""
+
+
 def main() -> None:
     """Have lfx ready, then serve."""
     fd, folder, memory, cpu = sys.argv[1:]
     _ensure_variable_service_registered()  # without it globals reach no model
+    GUARD.install()
     asyncio.run(warm())
+    load.configure = _once  # with each flow lfx would set its log up again, which takes as long as a component
+    gc.collect()
+    gc.freeze()  # else the first collection in a child would copy every page
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):  # flow code prints what it likes
         os.dup2(quiet, stream)
