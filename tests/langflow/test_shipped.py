@@ -28,6 +28,13 @@ CALLS = {
     "SEO Keyword Generator": 2,
     "Simple Agent": 2,
     "Multi Agent Flow": 3,
+    "Blog Writer": 2,
+    "Social Media Agent": 2,
+    "Memory Chatbot": 2,
+    "Custom Component Generator": 2,
+    "SaaS Pricing": 2,
+    "Instagram Copywriter": 4,
+    "TranslationFlow": 1,
     "Sequential Tasks Agents": 6,
 }
 
@@ -184,3 +191,29 @@ async def test_s2_tokens_are_told_live_and_joined_they_are_the_text(
             if delta["type"] == "delta.text" and delta["job_id"] == ref.job:
                 said[delta["channel"]] = said.get(delta["channel"], "") + delta["text"]
     assert model.said(key)[-1] in said.values()
+
+
+FAILING = {
+    "Knowledge Retrieval": "requires Langflow's application services",
+    "Vector Store RAG": "requires Langflow's application services",
+    "Document Q&A": "requires Langflow's application services",
+    "Meeting Summary": "AssemblyAI API Key is required.",
+    "Content Aggregator": "No module named 'langflow'",
+    "Financial Report Parser": "No files to process.",
+    "Portfolio Website Code Generator": "No files to process.",
+    "Hybrid Search RAG": "astrapy",
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+async def test_a_shipped_flow_that_cannot_run_fails_cleanly(
+    bench: Bench, model: StandIn, flows_shipped: dict[str, Any], name: str
+) -> None:
+    async with bench.runner():
+        ref, _ = await Keys(bench, model, flows_shipped[name]).submit()
+        events = await bench.reached(ref, Status.FAILED)
+    end = events[-1]
+    assert isinstance(end, ev.JobFailed)
+    assert FAILING[name] in end.data.error.message + str(end.data.error.details)
+    assert end.data.error.step is not None
+    assert end.attempt == 1
