@@ -1,6 +1,6 @@
 """The projection of jobs: the guarded upsert that makes a row from a fold, and the questions lists and sweeper ask."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final, Literal
 
@@ -173,12 +173,6 @@ async def get_row(conn: AsyncConnection, ref: JobRef) -> JobRow | None:
     """The row of one job, deleted or not; None when there is none."""
     found = (await conn.execute(select(*COLUMNS).where(_is(ref)))).first()
     return None if found is None else row_of(found)
-
-
-async def get_rows(conn: AsyncConnection, tenant: Tenant, ids: Collection[str]) -> list[JobRow]:
-    """The rows of some jobs of a tenant, deleted or not, in any order; those that there are."""
-    query = select(*COLUMNS).where(jobs.c.tenant == tenant, jobs.c.job_id.in_(ids))
-    return list(map(row_of, (await conn.execute(query)).all()))
 
 
 async def list_jobs(

@@ -34,6 +34,13 @@ async def get(conn: AsyncConnection, shard: int, *, lock: bool = False) -> Posit
     return None if found is None else record(found, Position)
 
 
+async def every(conn: AsyncConnection) -> list[Position]:
+    """The positions of all shards that were ever projected."""
+    columns = [positions.c[name] for name in Position.__struct_fields__]
+    found = await conn.execute(select(*columns).order_by(positions.c.shard))
+    return [record(row, Position) for row in found]
+
+
 async def ensure(conn: AsyncConnection, shard: int, stream_created_at: str) -> Position:
     """The position of a shard, made at 0 when there is none; locked."""
     new = {"shard": shard, "epoch": 1, "applied": 0, "stream_created_at": stream_created_at, "announced": 0}

@@ -4,12 +4,15 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.integration.gateway.conftest import Answer, StartGateway
 from tests.integration.langflow.conftest import MASTER, Api, Somebody, ask, echoed, fail, suspend
 from tests.unit.langflow import recordings
 
 from perdure.core import event as ev
 from perdure.core.instant import later
+from perdure.db import positions
+from perdure.db.engine import Database
 from perdure.ids import RequestId
 from perdure.seal import MasterKeys
 from perdure.testing.hand import Hand
@@ -310,6 +313,20 @@ async def test_059_a_row_per_request_with_and_without_flow_gone_when_settled(
     assert (await langflows.pending("?limit=501")).status == 422
     assert (await langflows.resume(first.ref.job, one)).status == 200
     assert [row["request_id"] for row in (await langflows.pending()).body] == [two]  # the projection lags behind
+
+
+async def test_059_a_request_is_there_as_soon_as_it_was_asked(langflows: Api, database: Database) -> None:
+    shards = langflows.gateway.desk.eventlog.shards
+    async with database.transaction() as conn:
+        for shard in range(8):  # as the sweeper leaves them: everything so far is in the rows
+            info = await shards.info(shard)
+            position = await positions.ensure(conn, shard, info.created_at)
+            await positions.put(conn, replace(position, applied=info.last))
+    hand, [request] = await asking(langflows)
+    assert [row["request_id"] for row in (await langflows.pending()).body] == [request]
+    assert (await langflows.pending(f"?flow_id={hand.ref.job}")).body == []
+    assert (await langflows.resume(hand.ref.job, request)).status == 200
+    assert (await langflows.pending()).body == []
 
 
 async def test_059_nobody_sees_what_it_may_not_answer(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.langflow.logs import ANN, JOB, PRINT, Log, recorded
-from tests.unit.langflow.recordings import streams
+from tests.unit.langflow.recordings import lines, step, streams
 
 from perdure.core import codec
 from perdure.core import event as ev
@@ -31,7 +31,7 @@ NARROW = {
 SHAPE = FlowShape(
     (
         Component(
-            id="in", type="chat_input", display_name="Chat Input", output_type="data", terminal=False, first=True
+            id="in", type="chat_input", display_name="Chat Input", output_type="data", terminal=False, leads_to=("out",)
         ),
         Component(
             id="out",
@@ -40,6 +40,7 @@ SHAPE = FlowShape(
             output_type="message",
             terminal=True,
             is_output=True,
+            comes_from=("in",),
         ),
     )
 )
@@ -319,3 +320,69 @@ def _behind(frames: list[Frame], after: int) -> Iterator[Frame]:
 
 def test_the_registry_has_the_protocol() -> None:
     assert isinstance(ADAPTERS["langflow"](Attach(job=JOB)), LangflowStream)
+
+
+def test_what_only_the_server_of_1_13_adds_is_added() -> None:
+    shape = FlowShape(
+        (
+            Component(
+                id="a", type="A", display_name="A", output_type="message", terminal=False, leads_to=("b", "c", "d")
+            ),
+            Component(id="b", type="B", display_name="B", output_type="message", terminal=True, comes_from=("a",)),
+            Component(id="c", type="C", display_name="C", output_type="message", terminal=True, comes_from=("a", "x")),
+            Component(id="d", type="D", display_name="D", output_type="message", terminal=True, comes_from=("a",)),
+        )
+    )
+    data_of = {"data": {"duration": None}, "inactivated_vertices": ["d"], "next_vertices_ids": []}
+    built = {"id": "a", "valid": True} | data_of
+    log = Log().start().begin(["a"], ["a", "b", "c", "d"])
+    log.built({"build_data": built, "output_meta": {"component_id": "a", "vertex_type": "A"}})
+    block = {"type": "text", "text": "hi"}
+    message = {"id": "m", "sender": "Machine", "text": "hi", "session_metadata": None, "content_blocks": [block]}
+    log.message(message | {"data": message})
+    _, _, vertex, said = [json.loads(line)["data"] for line in data(told(log.events, shape=shape))]
+    found = vertex["build_data"]
+    assert found["next_vertices_ids"] == found["top_level_vertices"] == ["b"]  # c waits for x, d is not taken
+    assert (found["data"]["timedelta"], found["data"]["duration"]) == (0.25, "250 ms")
+    assert found["timestamp"] == "2026-01-01T00:00:03.000000Z"
+    for copy in (said, said["data"]):
+        assert copy["session_metadata"] == {"graph_run_id": JOB}
+        assert copy["content_blocks"] == []
+
+
+def test_the_start_of_a_tool_is_told_and_that_of_a_component_is_not() -> None:
+    log = Log().start().begin(["in"], ["in"])
+    adapter = LangflowStream(Attach(job=JOB), SHAPE)
+    for event in log.events:
+        list(adapter.on_event(codec.encode(event), event))
+    body = {"type": "delta.step", "v": 1, "attempt": 1, "n": 1, "after": 3, "occurrence": 1, "kind": "started"}
+    shown = []
+    for started in ("in", "Tool-1"):
+        said = read_delta(json.dumps(body | {"step": started}).encode())
+        assert said is not None
+        shown += [json.loads(frame.data) for frame in adapter.on_delta(said, None)]
+    assert shown == [{"event": "build_start", "data": {"id": "Tool-1"}}]
+
+
+def test_067_a_gate_that_asks_is_told_as_built_as_1_13_does() -> None:
+    [theirs] = [
+        json.loads(line)
+        for line in lines(step(26, "events, suspended")["response"]["text"])
+        if '"component_id": "HumanInput-gate1"' in line
+    ]
+    gate = Component(
+        id="HumanInput-gate1",
+        type="HumanInput",
+        display_name="Human Input",
+        output_type="message",
+        terminal=False,
+        leads_to=("ChatOutput-ok001", "ChatOutput-no001"),
+        comes_from=("ChatInput-in001",),
+    )
+    log = Log().start().begin(["ChatInput-in001"], ["ChatInput-in001", gate.id])
+    log.ask(gate.id)
+    vertex, asked = [json.loads(line) for line in data(told(log.events, shape=FlowShape((gate,))))][-2:]
+    build = vertex["data"]["build_data"]
+    build["timestamp"], build["data"]["timedelta"], build["data"]["duration"] = "<time>", "<duration>", "<duration>"
+    assert json.dumps(vertex) == json.dumps(theirs)
+    assert asked["event"] == "human_input_required"

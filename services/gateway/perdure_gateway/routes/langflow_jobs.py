@@ -1,27 +1,21 @@
 """Langflow's workflows API: run a flow, read a job, list what people are asked, follow."""
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 from aiohttp import web
 
 from perdure.core.event import Status
-from perdure.core.langflow import bodies, requests
+from perdure.core.langflow import bodies
 from perdure.core.langflow.bodies import Seen
 from perdure.core.langflow.refusal import coded
-from perdure.core.standing import addressed
-from perdure.db.inbox import InboxFilter, RequestRow, list_requests
-from perdure.db.jobs import get_rows
-from perdure.db.page import MAX_LIMIT, PageKey
 from perdure.ids import JobRef
-from perdure.jobs.joblog import JobLog
 from perdure.jobs.submit import Accepted
 from perdure.jobs.supersede import time_out
 from perdure_gateway import answers, waiting
-from perdure_gateway.acting import acting
 from perdure_gateway.auth import CALLER
-from perdure_gateway.keys import DESK, LANGFLOW, LIMITS, SERVICE, SQL
+from perdure_gateway.keys import DESK, LANGFLOW, LIMITS, SERVICE
 from perdure_gateway.langflow import models, reading, seeing, streaming
+from perdure_gateway.langflow import pending as requested
 from perdure_gateway.langflow.fitting import Run, fitting
 from perdure_gateway.langflow.submitting import submitted
 from perdure_gateway.policy import op
@@ -43,7 +37,8 @@ async def run(request: web.Request) -> web.StreamResponse:
         case models.Mode.STREAM:
             return await streaming.stream(request, accepted.ref)
         case models.Mode.BACKGROUND:
-            said = bodies.submitted(await _seen(request, accepted.ref))
+            found = Seen(ref=accepted.ref, job=accepted.state, log=())  # a new one is `queued`, whoever has begun it
+            said = bodies.submitted(found)
             return respond(accepted.ref, said | ({"warnings": list(wanted.warnings)} if wanted.warnings else {}))
 
 
@@ -60,37 +55,10 @@ async def status(request: web.Request) -> web.Response:
 
 @op(("read", "answer"), query=("flow_id", "limit"), surface="langflow")
 async def pending(request: web.Request) -> web.Response:
-    """`GET /api/v2/workflows/pending`: a row for each open request that the caller may answer, the oldest first.
-
-    What is listed comes from the projection, up to a second behind; what has been settled since is left out.
-    """
+    """`GET /api/v2/workflows/pending`: a row for each open request that the caller may answer, the oldest first."""
     flow = reading.flow_in_query(request)
     limit = reading.number_in_query(request, "limit", DEFAULT_PENDING, MOST_PENDING)
-    caller, who = request[CALLER], await acting(request)()
-    mine = [str(who.principal), *(f"group:{name}" for name in sorted(who.groups))]
-    mine += [f"anyone:{right}" for right in ("execute", "answer") if right in who.rights]
-    narrow = InboxFilter(flows=[flow] if flow is not None else [], assignees=mine)
-    asked: list[RequestRow] = []
-    after: PageKey | None = None
-    async with request.app[SQL].reading() as conn:
-        while len(asked) < limit:
-            found = await list_requests(conn, caller.tenant, narrow, order="oldest", limit=MAX_LIMIT, after=after)
-            asked += [row for row in found.rows if addressed(row.record, who)]
-            after = found.next
-            if after is None:
-                break
-        del asked[limit:]
-        jobs = {job.job_id: job for job in await get_rows(conn, caller.tenant, {row.job_id for row in asked})}
-    open_now = await _still_open(request, {row.job_id for row in asked})
-    rows = []
-    for row in asked:
-        job = jobs.get(row.job_id)
-        if job is None or row.request_id not in open_now or job.deleted_at is not None:
-            continue
-        session = job.session_id or job.flow_id or ""
-        about = requests.About(row.job_id, row.flow_id or "", session, job.created_at)
-        rows.append(requests.row(row.record, about))
-    return answers.respond(rows)
+    return answers.respond(await requested.rows(request, flow, limit))
 
 
 @op("read", query=("last_event_id", "follow"), media=("text/event-stream",), surface="langflow")
@@ -136,15 +104,6 @@ def _answer(found: Seen, run: Run) -> dict[str, Any]:
 
 async def _seen(request: web.Request, ref: JobRef) -> Seen:
     return await seeing.seen(request, await seeing.read(request, ref))
-
-
-async def _still_open(request: web.Request, jobs: Iterable[str]) -> set[str]:
-    """The requests that the logs of these jobs still say are open."""
-    found: set[str] = set()
-    for job in jobs:
-        log = await JobLog.load(request.app[DESK].eventlog, request[CALLER].job(job), request.app[DESK].clock)
-        found |= set(log.state.asked)
-    return found
 
 
 ROUTES: Final = (

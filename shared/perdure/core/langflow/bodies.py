@@ -186,7 +186,8 @@ def links(job: str) -> dict[str, str]:
 
 def about(seen: Seen) -> requests.About:
     """What the rows of its requests say of the job."""
-    return requests.About(seen.ref.job, seen.flow or "", seen.session or "", seen.job.submitted_at)
+    named = None if seen.job.submitted is None else seen.job.submitted.session_id
+    return requests.About(seen.ref.job, seen.flow or "", named, seen.job.submitted_at)
 
 
 def stopped(job: str, before: JobState, after: JobState) -> Body:

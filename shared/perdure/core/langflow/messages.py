@@ -94,7 +94,18 @@ def error(names: Names, failure: ev.Failure, at: Instant, display_name: str | No
         "run_id": names.job,
         "duration": None,
     }
-    return _doubled(inner) | {"code": code_of(failure), "component_id": failure.step}
+    group: Record = {"type": "group", "id": None, "duration": None, "header": {}}
+    group["contents"] = [{"type": "error", "id": None, "duration": None, "header": {}, "contents": []} | content]
+    group |= {"title": "Error", "allow_markdown": True, "media_url": None}
+    outer = _doubled(inner) | {"content_blocks": [group]}
+    return outer | {"code": code_of(failure), "component_id": failure.step}
+
+
+def completed(message: Record, job: str) -> Record:
+    """A record of Langflow's engine with what only its server adds: the run; a block that repeats the text is none."""
+    found = _completed(message, job)
+    inner = found.get("data")
+    return found | {"data": _completed(inner, job)} if isinstance(inner, dict) else found
 
 
 def anonymous(message: Record) -> Record:
@@ -107,6 +118,18 @@ def anonymous(message: Record) -> Record:
 def stamp(at: Instant) -> str:
     """An instant as messages have it."""
     return f"{at[:10]} {at[11:23]}000 UTC"
+
+
+def _completed(record: Record, job: str) -> Record:
+    blocks: Any = record.get("content_blocks")
+    changed: Record = {}
+    if isinstance(blocks, list):
+        repeats = ("text", record.get("text"))
+        kept = [b for b in blocks if not (isinstance(b, dict) and (b.get("type"), b.get("text")) == repeats)]
+        changed["content_blocks"] = kept
+    if "session_metadata" in record and record["session_metadata"] is None:
+        changed["session_metadata"] = {"graph_run_id": job}
+    return record | changed
 
 
 def _anonymous(record: Record) -> Record:

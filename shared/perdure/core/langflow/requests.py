@@ -23,11 +23,11 @@ MAX_COMMENT: Final = 4096  # characters
 
 
 class About(Struct, frozen=True):
-    """The job of a request, as far as its row says something of it."""
+    """The job of a request, as far as its row says something of it. `session`: the one that was named."""
 
     job: JobId
     flow: str
-    session: str
+    session: str | None
     created_at: Instant | None
 
 

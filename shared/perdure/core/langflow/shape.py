@@ -29,10 +29,16 @@ class Component(Struct, frozen=True, kw_only=True):
     display_name: str
     output_type: str
     terminal: bool
-    first: bool = False  # no edge leads to it
+    leads_to: tuple[str, ...] = ()
+    comes_from: tuple[str, ...] = ()
     is_output: bool = False
     fields: dict[str, str] = {}
     grouped: frozenset[str] = frozenset()
+
+    @property
+    def first(self) -> bool:
+        """Whether no edge leads to it."""
+        return not self.comes_from
 
 
 class FlowShape(Struct, frozen=True):
@@ -52,7 +58,7 @@ class FlowShape(Struct, frozen=True):
 
 def of_langflow(data: Any) -> FlowShape:  # Any: a flow file's `data`, checked or not
     """The shape of a Langflow flow; what is malformed in it is passed over, `faults_of` says it."""
-    sources = {_text(edge.get("source")) for edge in _objects(data, "edges")}
+    edges = [(_text(edge.get("source")), _text(edge.get("target"))) for edge in _objects(data, "edges")]
     found = []
     for node in _objects(data, "nodes"):
         inner = node.get("data")
@@ -60,11 +66,11 @@ def of_langflow(data: Any) -> FlowShape:  # Any: a flow file's `data`, checked o
             continue
         if inner.get("type") == "note":
             continue
-        found.append(_component(str(node["id"]), inner, sources))
+        found.append(_component(str(node["id"]), inner, edges))
     return FlowShape(tuple(found))
 
 
-def _component(component: str, inner: dict[str, Any], sources: set[str]) -> Component:
+def _component(component: str, inner: dict[str, Any], edges: list[tuple[str, str]]) -> Component:
     described = inner.get("node") if isinstance(inner.get("node"), dict) else {}
     assert isinstance(described, dict)  # said above; mypy does not carry it over
     kind = _text(inner.get("type"))
@@ -75,7 +81,9 @@ def _component(component: str, inner: dict[str, Any], sources: set[str]) -> Comp
         type=kind,
         display_name=_text(described.get("display_name")) or kind,
         output_type=output_type(described.get("outputs"), kind),
-        terminal=component not in sources,
+        terminal=all(source != component for source, _ in edges),
+        leads_to=tuple(dict.fromkeys(target for source, target in edges if source == component)),
+        comes_from=tuple(dict.fromkeys(source for source, target in edges if target == component)),
         is_output=kind in OUTPUT_TYPES or described.get("is_output") is True,
         fields={name: _text(field.get("type")) for name, field in fields.items()},
         grouped=frozenset(name for name, field in fields.items() if field.get("proxy")),
@@ -93,7 +101,7 @@ def output_type(declared: Any, kind: str) -> str:  # Any: a flow file's JSON
 def of_graph(graph: GraphSpec, catalogue: Catalogue = BUILTIN) -> FlowShape:
     """The shape of a graph flow. What may be tweaked of a node are the literals that it has."""
     ends = {named.name: named.kind for named in outputs(graph, catalogue)}
-    targets = {edge.target.node for edge in graph.edges}
+    edges = [(edge.source.node, edge.target.node) for edge in graph.edges]
     return FlowShape(
         tuple(
             Component(
@@ -102,7 +110,8 @@ def of_graph(graph: GraphSpec, catalogue: Catalogue = BUILTIN) -> FlowShape:
                 display_name=titled(node.component),
                 output_type=KINDS[ends[node.id]] if node.id in ends else "data",
                 terminal=node.id in ends,
-                first=node.id not in targets,
+                leads_to=tuple(dict.fromkeys(target for source, target in edges if source == node.id)),
+                comes_from=tuple(dict.fromkeys(source for source, target in edges if target == node.id)),
                 is_output=node.component in _GRAPH_OUTPUTS,
                 fields=dict.fromkeys(node.inputs, ""),
             )

@@ -43,6 +43,8 @@ class Telling:
         self._names = Names("", "", job)
         self._failed: list[dict[str, UserValue]] = []  # components that failed for good: told behind the error
         self._outputs: set[str] = set()
+        self._planned: set[str] = set()  # what this pass runs
+        self._ended: set[str] = set()  # components that were built, or skipped
         self._open: dict[str, str] = {}  # messages of which pieces were told
         self._again: set[str] = set()  # those that were told before a reset
 
@@ -61,6 +63,11 @@ class Telling:
         """What a delta says: tokens, log lines, the starts of components."""
         return [each for each in self._pieces(said) if self._shown(each)]
 
+    def planned(self, told: Told) -> bool:
+        """Whether this is the start of a component of the flow itself."""
+        name, data = told
+        return name == "build_start" and self._shape.find(str(data.get("id"))) is not None
+
     def reset(self) -> None:
         """The pieces so far come once more, under the ids of their messages."""
         self._again |= self._open.keys()
@@ -76,12 +83,16 @@ class Telling:
             case ev.AttemptStarted(data=started) if not self._own_engine:
                 yield from self._pass(before, started, event.at)
             case ev.Progress(data=data) if data.name == PASS:
-                yield "vertices_sorted", _fields(data.data)
+                plan = _fields(data.data)
+                self._planned = set(plan.get("to_run") or ())
+                yield "vertices_sorted", plan
                 yield "build_start", {}
             case ev.Progress(data=data) if data.name == WARNING:
                 yield "warning", _fields(data.data)
             case ev.StepCompleted(data=data):
                 yield from self._built(data, event.at)
+            case ev.StepSkipped(data=data):
+                self._ended.add(data.step)
             case ev.StepFailed(data=data) if data.final and isinstance(data.preview, dict):
                 self._failed.append(data.preview)
             case ev.Output(data=data):
@@ -90,7 +101,11 @@ class Telling:
             case ev.Message(data=data):
                 yield self._message(data, event.at)
             case ev.InputRequested(data=data) if data.request.revision == 1:
-                about = requests.About(self._job_id, self._names.flow, self._names.session, self.job.submitted_at)
+                gate = self._shape.find(data.request.name)
+                if gate is not None and requests.own(data.request) and data.request.kind != "tool_call":
+                    yield "end_vertex", vertices.waiting(gate, data.request, event.at)
+                named = None if self.job.submitted is None else self.job.submitted.session_id
+                about = requests.About(self._job_id, self._names.flow, named, self.job.submitted_at)
                 yield "human_input_required", requests.asked(data.request) | requests.row(data.request, about)
             case ev.JobCompleted() | ev.JobFailed() | ev.JobCancelled() | ev.JobTimedOut():
                 yield from self._end(event)
@@ -120,8 +135,9 @@ class Telling:
     def _built(self, data: ev.StepCompletedData, at: Instant) -> Iterator[Told]:
         named = data.output
         if self._own_engine:
+            self._ended.add(data.step)
             if isinstance(data.preview, dict):
-                yield "end_vertex", data.preview
+                yield "end_vertex", vertices.completed(data.preview, data, at, self._following(data), self._job_id)
             shown = outputs.at(data.result, ("output",)) if named is not None else None
             if named is not None and isinstance(shown, dict):
                 told = {**shown, "component_id": named.name}
@@ -142,6 +158,18 @@ class Telling:
         if named is not None:
             yield self._output(component, outputs.described(component, data.result))
 
+    def _following(self, data: ev.StepCompletedData) -> list[str]:
+        """The components that can start now that this one has ended."""
+        component = self._shape.find(data.step)
+        if component is None:
+            return []
+        names = [name for name in component.leads_to if not self._planned or name in self._planned]
+        return [name for name in names if self._ready(name)]
+
+    def _ready(self, name: str) -> bool:
+        component = self._shape.find(name)
+        return component is not None and all(one in self._ended for one in component.comes_from)
+
     def _output(self, component: Component, shown: outputs.Shown) -> Told:
         self._outputs.add(component.id)
         return "output", {**shown, "component_id": component.id}
@@ -152,7 +180,7 @@ class Telling:
         if data.removed:
             return "remove_message", {"id": data.message_id}
         if isinstance(data.original, dict):
-            return self._said(data.original)
+            return self._said(messages.completed(data.original, self._job_id))
         source = self._source(data.step)
         return self._said(messages.record(self._names, data.message_id, data.role, data.text, at, source=source))
 

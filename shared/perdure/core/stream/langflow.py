@@ -71,8 +71,11 @@ class LangflowStream:
         return iter(frames if event.seq > self._after else ())
 
     def on_delta(self, said: Said, at: Offset | None) -> Iterator[Frame]:
-        """Tokens, log lines, the starts of components: they repeat the last id."""
-        return iter([self._frame(each) for each in self._telling.delta(said)])
+        """Tokens, log lines, the starts of tools and of what a loop runs: they repeat the last id. Of the flow's own
+        components 1.13 does not tell that they start.
+        """
+        told = self._telling.delta(said)
+        return iter([self._frame(each) for each in told if not self._telling.planned(each)])
 
     def on_reset(self, reset: Reset) -> Iterator[Frame]:
         """Nothing: the pieces so far come once more, under the ids of their messages."""
