@@ -18,7 +18,8 @@ from perdure.db.schema import metadata
 from perdure.errors import Malformed
 
 TABLES = {
-    "tenants", "api_keys", "flows", "flow_versions", "jobs", "job_tags", "requests", "positions", "runners", "archive",
+    "tenants", "api_keys", "flows", "flow_versions", "jobs", "job_tags", "requests", "positions", "runners",
+    "served", "archive",
     "duties", "groups", "group_members", "answer_links", "request_assignees",
 }  # fmt: skip
 

@@ -34,6 +34,7 @@ from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.front import Front, Gate
 from perdure_gateway.fullness import Fullness
 from perdure_gateway.langflow.manner import DEFAULT_MANNER, Manner
+from perdure_gateway.langflow.runners import SERVED, Served
 from perdure_gateway.langflow.seeing import SHAPES, Shapes
 from perdure_gateway.limits import Limits
 from perdure_gateway.memberships import Memberships
@@ -196,7 +197,7 @@ def make(
     app[keys.CURSORS] = Cursors(app[keys.SECRETS])
     app[keys.TRAIL], app[keys.REFUSALS] = Trail(bus, service.clock), Refusals(service.clock)
     app[keys.LANGFLOW], app[keys.MASTER_KEYS] = langflow, master_keys or MasterKeys()
-    app[SHAPES] = Shapes()
+    app[SHAPES], app[SERVED] = Shapes(), Served()
     app.cleanup_ctx.append(_trail)
     app.cleanup_ctx.append(_stop_wakes_streams)
     revocations.on("job", lambda tenant, job: deleted.note(JobRef(tenant, JobId(job))))

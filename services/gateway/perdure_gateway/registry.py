@@ -9,7 +9,7 @@ from perdure.bus.callbodies import FlowOffer, Register, Registered, Stored
 from perdure.clock import Clock
 from perdure.core.instant import Instant
 from perdure.core.schema import check_schema, pointer
-from perdure.db import runners
+from perdure.db import langflows, runners, served
 from perdure.db.flows import FlowVersion, get_flow, put_flow
 from perdure.db.principals import known_tenants
 from perdure.db.runners import RunnerRow
@@ -60,6 +60,8 @@ class Registry:
                 await runners.forget(conn, said.runner)
                 return Registered()
             before = await runners.see(conn, row)
+            if said.langflow:
+                await served.note(conn, said.queues, langflows.KIND, now)
             known = await known_tenants(conn, said.tenants)
             for flow in said.flows:
                 stored[flow.name] = {}

@@ -204,6 +204,7 @@ def _record(settings: RunnerSettings, works: Works, *, leaving: bool = False) ->
         queues=tuple(Queue(queue) for queue in settings.queues),
         priorities=settings.priorities,
         slots=settings.slots,
+        langflow=settings.langflow,
         running=works.executor.running + (works.suspects.running if works.suspects is not None else 0),
         tenants=tuple(Tenant(tenant) for tenant in settings.tenants),
         flows=tuple(

@@ -44,6 +44,7 @@ class Register(Struct, frozen=True, kw_only=True):
     flows: tuple[FlowOffer, ...] = ()
     components: tuple[Schema, ...] = ()  # catalogue entries of users' graph components, plain data
     leaving: bool = False
+    langflow: bool = False  # whether it executes flow files of Langflow
 
 
 class Stored(Part, frozen=True, kw_only=True):

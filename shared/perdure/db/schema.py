@@ -280,6 +280,15 @@ runners: Final = Table(
     Index("ix_runners_seen", "seen_at"),
 )
 
+served: Final = Table(
+    "served",
+    metadata,
+    Column("queue", TEXT, nullable=False),
+    Column("kind", TEXT, nullable=False),  # of flows that not every runner executes: langflow
+    Column("first_seen_at", TEXT, nullable=False),
+    PrimaryKeyConstraint("queue", "kind"),
+)
+
 groups: Final = Table(
     "groups",
     metadata,

@@ -1,17 +1,21 @@
 """`call.register` by itself, on both databases: versions, releases side by side, and what no runner can be."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from tests.integration.calls.conftest import Fleet
 from tests.integration.gateway.conftest import Gateway
 
 from perdure.bus.call import Calls
 from perdure.bus.callbodies import REGISTER, FlowOffer, Register, Registered
+from perdure.db import served
+from perdure.db.engine import Database
 from perdure.errors import Invalid, Malformed, PerdureError, UnsupportedVersion
 from perdure.ids import Digest, Queue, RunnerId, Tenant, new_runner_id
 from perdure.testing.servers import connect
@@ -139,3 +143,21 @@ async def test_what_is_no_call_is_refused(gateway: Gateway, fleet: Fleet, calls:
             reply = msgspec.json.decode(await bus.ask(f"call.{verb}", raw))
             assert reply["problem"]["kind"] == "malformed"
     assert await version(calls, says(fleet.tenant, offer(OLD))) == 1
+
+
+async def test_a_runner_of_langflow_flows_is_remembered_when_it_is_gone(
+    gateway: Gateway, fleet: Fleet, calls: Calls, database: Database
+) -> None:
+    queue = Queue(f"q{uuid.uuid4().hex[:12]}")
+
+    async def known() -> bool:
+        async with database.read() as conn:
+            return await served.ever(conn, queue, "langflow")
+
+    plain = says(fleet.tenant, queues=(queue,))
+    await calls.ask(REGISTER, plain, Registered)
+    assert not await known()
+    runner = says(fleet.tenant, queues=(queue,), langflow=True)
+    for said in (runner, runner, replace(runner, leaving=True)):
+        await calls.ask(REGISTER, said, Registered)
+    assert await known()

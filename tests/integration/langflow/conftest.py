@@ -20,9 +20,10 @@ from tests.integration.gateway.conftest import (
 from perdure.clock import SystemClock
 from perdure.core import event as ev
 from perdure.core.langflow import keys
+from perdure.db import served
 from perdure.db.engine import Database
 from perdure.db.principals import create_key, ensure_tenant
-from perdure.ids import Principal, Tenant
+from perdure.ids import Principal, Queue, Tenant
 from perdure.seal import MasterKeys
 from perdure.testing.hand import Hand
 
@@ -202,12 +203,20 @@ AGENT: Final[dict[str, Any]] = {
 
 
 @pytest.fixture
-async def langflows(bare: Api) -> Api:
-    """The API of a gateway with the Langflow flow `agent`."""
+async def unserved(bare: Api) -> Api:
+    """The API of a gateway with the Langflow flow `agent`, which no runner executes."""
     answer = await bare.call("POST", "/api/v1/flows/", {"name": "agent", "data": AGENT})
     assert answer.status == 201, answer.raw
     bare.flows["agent"] = answer.body["id"]
     return bare
+
+
+@pytest.fixture
+async def langflows(unserved: Api, database: Database) -> Api:
+    """The same, where a runner has said that it executes such flows."""
+    async with database.transaction() as conn:
+        await served.note(conn, [Queue("default")], "langflow", SystemClock().broker_now())
+    return unserved
 
 
 @pytest.fixture

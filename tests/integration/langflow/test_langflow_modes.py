@@ -221,6 +221,16 @@ async def test_a_flow_that_could_not_be_loaded_is_400_in_sync(api: Api) -> None:
     assert answer.body["detail"]["job_id"] == hand.ref.job
 
 
+async def test_100_without_a_runner_for_langflow_flows_a_run_is_refused_and_says_what_to_install(unserved: Api) -> None:
+    for mode in ("sync", "stream", "background"):
+        answer = await unserved.run("agent", mode=mode, idempotency_key="k")
+        assert (answer.status, answer.body["detail"]["code"]) == (503, "QUEUE_SERVICE_UNAVAILABLE")
+        assert "perdure[langflow]" in answer.body["detail"]["message"]
+        assert answer.headers["Retry-After"]
+    job = keys.job_id(unserved.gateway.tenant, Principal("user:ann"), "k", 0)
+    assert (await unserved.status(job)).status == 404
+
+
 async def test_the_job_of_a_key_is_where_the_rule_says(api: Api) -> None:
     answer = await api.run(mode="background", idempotency_key="k")
     assert answer.body["job_id"] == keys.job_id(api.gateway.tenant, Principal("user:ann"), "k", 0)

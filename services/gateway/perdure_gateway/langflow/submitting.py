@@ -1,5 +1,7 @@
 """From a call that fits to a job: which one its key means, what is sealed with it, one append, whom it supersedes."""
 
+from typing import Final
+
 import structlog
 from aiohttp import web
 
@@ -8,9 +10,10 @@ from perdure.core.langflow import keys as idempotency
 from perdure.core.langflow import refusal
 from perdure.core.langflow.keys import Use
 from perdure.db.jobs import JobFilter, list_jobs
+from perdure.db.langflows import KIND
 from perdure.db.page import MAX_LIMIT
 from perdure.errors import Invalid, OutcomeUnknown, Unavailable
-from perdure.ids import JobId, JobRef, new_job_id
+from perdure.ids import JobId, JobRef, Queue, new_job_id
 from perdure.jobs.joblog import JobLog
 from perdure.jobs.overrides import seal
 from perdure.jobs.submit import DEADLINE_SECONDS, Accepted, Submission, submit
@@ -20,8 +23,10 @@ from perdure_gateway.fullness import refused
 from perdure_gateway.keys import DESK, FULLNESS, LANGFLOW, MASTER_KEYS, METRICS, SQL
 from perdure_gateway.langflow.fitting import Run
 from perdure_gateway.langflow.models import Mode, RunBody
+from perdure_gateway.langflow.runners import require
 
-MAX_KEY = 255
+MAX_KEY: Final = 255
+QUEUE: Final = Queue("default")  # of every job of this surface
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +81,8 @@ async def _made(request: web.Request, run: Run, job: JobId, key: str | None) -> 
     caller, body, metrics = request[CALLER], run.body, request.app[METRICS]
     clock = request.app[DESK].clock
     began_at = clock.monotonic()
+    if run.flow.kind == KIND:
+        await require(request, QUEUE)
     if await request.app[FULLNESS].full(job):
         raise refused()
     accepted = await submit(
@@ -90,6 +97,7 @@ async def _made(request: web.Request, run: Run, job: JobId, key: str | None) -> 
             priority=body.priority,
             tags=body.tags,
             session_id=run.session,
+            queue=QUEUE,
             deadline_seconds=body.deadline_seconds or DEADLINE_SECONDS,
             idempotency_key=key,
             source=Source(
