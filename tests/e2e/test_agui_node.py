@@ -71,14 +71,14 @@ async def broken(ctx: Context, message: str) -> str:
 '''
 
 
-@pytest.fixture(scope="module")
-def node() -> str:
+@pytest.fixture
+def node(request: pytest.FixtureRequest) -> str:
     """Where node is, with what `npm ci` installs."""
-    found = shutil.which("node")
+    found, name = shutil.which("node"), request.node.name
     if found is None:
-        pytest.skip("node is not on this machine (Debian: apt-get install nodejs npm)")
+        pytest.skip(f"{name}: node is not on this machine (Debian: apt-get install nodejs npm)")
     if not (HOME / "node_modules" / "@ag-ui" / "client").is_dir():
-        pytest.skip("@ag-ui/client is not installed: npm ci in tests/node (make test does it where there is npm)")
+        pytest.skip(f"{name}: @ag-ui/client is not installed (npm ci in tests/node; make test does it with npm)")
     return str(found)
 
 

@@ -10,7 +10,6 @@ from aiohttp import web
 from msgspec import Struct
 
 from perdure.core import event as ev
-from perdure.core.event import Status
 from perdure.core.fit import Answer
 from perdure.core.machine import JobState
 from perdure.core.request import settle, values_of, with_values
@@ -46,10 +45,7 @@ async def standing(request: web.Request) -> Standing:
 
 def asked_of(job: JobState, who: Standing) -> list[ev.Request]:
     """The open requests that `who` may answer and has not voted on, while the job sleeps."""
-    if job.status is not Status.SUSPENDED:
-        return []
-    voted = {rid for rid, votes in job.votes.items() if any(vote.by == who.principal for vote in votes)}
-    return [asked for asked in job.asked.values() if asked.id not in voted and may_answer(asked, who)]
+    return agui.open_to(job, who.principal, lambda asked: may_answer(asked, who))
 
 
 def may_answer(asked: ev.Request, who: Standing) -> bool:

@@ -5,17 +5,19 @@ replacement, where something may be edited), everything else with `action`, whic
 fields stand beside them; where their names would meet, or the payload is no flat object, it is the member `payload`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from msgspec import UNSET, Struct
 
 from perdure.core import event as ev
-from perdure.core.event import UserValue
+from perdure.core.event import Status, UserValue
 from perdure.core.fit import Answer
+from perdure.core.machine import JobState
 from perdure.core.surface import saying
 from perdure.core.surface.interrupt import interrupt_id, interrupted
 from perdure.errors import Conflict, Fault, Invalid, NotFound
+from perdure.ids import Principal
 
 _OWN: Final = ("approved", "action", "editedArgs", "comment", "payload")
 
@@ -34,6 +36,14 @@ class Resumption(Struct, frozen=True):
     abandoned: tuple[ev.Request, ...]  # to be withdrawn, where the caller may
     not_applied: tuple[NotApplied, ...]
     missing: tuple[ev.Request, ...]
+
+
+def open_to(job: JobState, who: Principal, may_answer: Callable[[ev.Request], bool]) -> list[ev.Request]:
+    """What the sleeping `job` asks somebody: the open requests that he may answer and has not voted on."""
+    if job.status is not Status.SUSPENDED:
+        return []
+    voted = {rid for rid, votes in job.votes.items() if any(vote.by == who for vote in votes)}
+    return [asked for asked in job.asked.values() if asked.id not in voted and may_answer(asked)]
 
 
 def interrupt(request: ev.Request, page: str | None = None) -> dict[str, Any]:

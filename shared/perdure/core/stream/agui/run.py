@@ -15,7 +15,7 @@ import msgspec
 
 from perdure.core import blob
 from perdure.core import event as ev
-from perdure.core.event import AnyEvent, Status
+from perdure.core.event import AnyEvent
 from perdure.core.machine import EMPTY, apply
 from perdure.core.output import text_of
 from perdure.core.reason import reason
@@ -146,7 +146,7 @@ class Run:
         call, text = _call(data), text_of(data.result)
         for message in self._thread.of(call):
             if message.open and message.kind != "tool":
-                if message.kind == "text" and text is not None and message.text and text.startswith(message.text):
+                if message.kind == "text" and text is not None and message.begins(text):
                     said += message.more(text[len(message.text) :])  # the rest that no delta has brought
                 said += self._thread.end(message)
             message.settled = True
@@ -206,6 +206,8 @@ class Run:
 
     def _tool(self, said: Heard, members: dict[str, Any]) -> list[Said]:
         events: list[Said] = []
+        if not said.delta.call_id:
+            return []
         message, new = self._thread.tool(said.delta, words.as_text(members.get("name", "tool")))
         if new:
             mid, message.text = message.id, words.as_text(members.get("arguments", {}))
@@ -215,14 +217,6 @@ class Run:
         if message.result is None and "result" in members:
             events += message.tool_result(members["result"])
         return events
-
-    def _asked(self) -> list[ev.Request]:
-        """What the sleeping job asks this reader and has no answer of yet."""
-        if self._job.status is not Status.SUSPENDED:
-            return []
-        mine, job = self._reader.principal, self._job
-        voted = {each for each, votes in job.votes.items() if any(vote.by == mine for vote in votes)}
-        return [r for r in job.asked.values() if r.id not in voted and self._reader.may_answer(r)]
 
     def _over(self) -> list[Said]:
         """The end of the run, where it has one now."""
@@ -242,7 +236,7 @@ class Run:
             case ev.TimedOutData():
                 said = [event("RUN_ERROR", at, message="the job's deadline has passed", code=reason(self._job))]
             case None:
-                if asked := self._asked():
+                if asked := agui.open_to(self._job, self._reader.principal, self._reader.may_answer):
                     outcome = {"type": "interrupt", "interrupts": [_interrupt(request) for request in asked]}
                     said = [event("RUN_FINISHED", at, **ids, outcome=outcome)]
         self.ended = bool(said)

@@ -43,6 +43,10 @@ class Message:
         if self.result is not None:
             yield {"id": f"{self.id}:result", "role": "tool", "toolCallId": self.id, "content": self.result}
 
+    def begins(self, text: str) -> bool:
+        """Whether `text` goes on from what there is of it."""
+        return not self.base and text.startswith(self.text)
+
     def start(self) -> list[Said]:
         """It begins, or goes on for a client that has it from a snapshot."""
         if self.kind == "text":
@@ -154,7 +158,7 @@ class Thread:
         self._named[channel] = mid
         if streamed is None:
             return self.whole(mid, role, text), False
-        if (streamed.id, streamed.role) == (mid, role) and text.startswith(streamed.text):
+        if (streamed.id, streamed.role) == (mid, role) and streamed.begins(text):
             said = streamed.more(text[len(streamed.text) :]) + self.end(streamed)
             streamed.kept = True
             self._spent.add(mid)
