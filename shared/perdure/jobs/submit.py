@@ -139,9 +139,14 @@ async def _replayed(desk: Desk, fingerprint: Digest | None, log: JobLog) -> Acce
             log = await JobLog.load(desk.eventlog, log.ref, desk.clock)
         except Unavailable:
             return Accepted(log.ref, log.state, replayed=True)
-    if log.state.status is Status.QUEUED and not await _has_doorbell(desk, log):
-        await ring(desk, log.ref, log.state, submitted=log.entries[0])  # who accepted it may have died before ringing
+    await ring_again(desk, log)
     return Accepted(log.ref, log.state, replayed=True)
+
+
+async def ring_again(desk: Desk, log: JobLog) -> None:
+    """Ring for a queued job that has no doorbell: who accepted it may have died before ringing. Raises Unavailable."""
+    if log.state.status is Status.QUEUED and not await _has_doorbell(desk, log):
+        await ring(desk, log.ref, log.state, submitted=log.entries[0])
 
 
 async def _has_doorbell(desk: Desk, log: JobLog) -> bool:

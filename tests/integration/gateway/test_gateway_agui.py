@@ -11,7 +11,9 @@ import pytest
 from perdure.client.sse import SseParser
 from perdure.core import event as ev
 from perdure.core.standing import Standing
-from perdure.ids import JobId, JobRef, Principal
+from perdure.errors import Unavailable
+from perdure.ids import JobId, JobRef, Principal, Queue
+from perdure.jobs import submit
 from perdure.jobs.answer import Answer, answer
 from perdure.testing.agui import Client as Agent
 from perdure.testing.agui import check
@@ -135,6 +137,22 @@ async def test_the_same_run_attaches_whatever_it_posts_to_a_live_and_to_a_finish
     assert agent.state["theme"] == "dark"
     late = await run(gateway).end()
     assert (late.outcome, late.messages, late.state) == (agent.outcome, agent.messages, agent.state)
+
+
+async def test_a_run_whose_gateway_died_before_it_rang_is_rung_for_when_it_is_posted_again(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def died(*_: object, **__: object) -> None:
+        raise Unavailable("the gateway is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(submit, "ring", died)
+        assert (await gateway.client.post(PATH, posted())).status == 503
+    again = run(gateway)
+    hand = await again.hand()
+    queue, priority = Queue("default"), "normal"
+    assert await gateway.desk.doorbells.exists(hand.ref, queue, priority)
+    await again.leave()
 
 
 async def test_another_owner_thread_or_flow_is_another_job(gateway: Gateway, person: Any) -> None:

@@ -19,7 +19,7 @@ from perdure.db.flows import FlowVersion
 from perdure.errors import Fault, Forbidden, Invalid, Malformed, NotFound
 from perdure.ids import FLOW_NAME, JobRef, Queue, parse_request_id, run_job_id
 from perdure.jobs.joblog import JobLog
-from perdure.jobs.submit import DEADLINE_SECONDS, Submission, submit
+from perdure.jobs.submit import DEADLINE_SECONDS, Submission, ring_again, submit
 from perdure_gateway import answers, bodies, resuming, streaming
 from perdure_gateway.accept import Fitting, fitting
 from perdure_gateway.auth import CALLER
@@ -90,6 +90,7 @@ async def _job(request: web.Request, asked: Run) -> tuple[JobLog, list[dict[str,
         raise Problem("job-deleted", "the job of this run was deleted")
     log = await _load(request, ref)
     if log.state.exists:
+        await ring_again(request.app[DESK], log)
         return log, []
     logs = [log for log in await _logs(request, asked) if _belongs(log.state, thread)]
     if body.resume:
