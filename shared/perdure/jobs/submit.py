@@ -109,18 +109,18 @@ async def submitted_before(
 
     Raises Invalid (`idempotency-key-reused`), Unavailable.
     """
-    log = await _made(desk, JobRef(tenant, job_id_of_key(tenant, owner, key)))
+    log = await log_of(desk, JobRef(tenant, job_id_of_key(tenant, owner, key)))
     return await _replayed(desk, fingerprint, log) if log.state.exists else None
 
 
 async def child_before(desk: Desk, tenant: Tenant, parent: ev.Parent) -> Accepted | None:
     """The job that this call of a parent has made, None when it has made none. Raises Unavailable."""
     job = child_job_id(parent.job_id, parent.path, parent.step, parent.occurrence)
-    log = await _made(desk, JobRef(tenant, job))
+    log = await log_of(desk, JobRef(tenant, job))
     return await _replayed(desk, None, log) if log.state.exists else None
 
 
-async def _made(desk: Desk, ref: JobRef) -> JobLog:
+async def log_of(desk: Desk, ref: JobRef) -> JobLog:
     """The log that an id which is asked for again has made; empty where it has made none. Raises Unavailable."""
     try:
         return await JobLog.load(desk.eventlog, ref, desk.clock)

@@ -94,12 +94,13 @@ class Client:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return await self.call("POST", path, body, headers=named)
 
-    async def stream(self, path: str, **headers: str) -> AsyncIterator[SseFrame]:
-        """The frames of a stream until it ends; comments are not frames."""
+    async def stream(self, path: str, body: Any = None, **headers: str) -> AsyncIterator[SseFrame]:
+        """The frames of a stream until it ends, of a POST where there is a `body`; comments are not frames."""
         sent = {"Authorization": f"Bearer {self.key}", "Accept": "text/event-stream"}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         parser = SseParser()
-        async with self._session.get(self.url + path, headers=sent) as response:
+        method = "GET" if body is None else "POST"
+        async with self._session.request(method, self.url + path, json=body, headers=sent) as response:
             assert response.status == 200, await response.text()
             async for chunk in response.content.iter_any():
                 for frame in parser.feed(chunk):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from perdure.bus.topology import Topology, declare
@@ -92,6 +93,13 @@ async def test_without_sql_known_keys_submit_answer_follow_and_read(
             refused = await client.get(path)
             assert (refused.status, refused.body["code"]) == (503, "unavailable"), path
             assert "Retry-After" in refused.headers
+        run = {"threadId": "t1", "runId": "r1", "messages": [{"id": "u1", "role": "user", "content": "hello"}]}
+        told = client.stream("/api/agui/echo", run)
+        started = msgspec.json.decode((await anext(told)).data)
+        hand = gateway.hand(started["metadata"]["perdure"]["job_id"])
+        await hand.start()
+        await hand.complete()
+        assert [frame.event async for frame in told][-1] == "RUN_FINISHED"
         unknown = await client.post("/api/jobs", SUBMIT | {"flow": "other"})
         assert unknown.status == 503  # not in memory: nobody knows whether there is one
         known, client.key = client.key, new_key()

@@ -19,7 +19,7 @@ from perdure.db.flows import FlowVersion
 from perdure.errors import Fault, Forbidden, Invalid, Malformed, NotFound
 from perdure.ids import FLOW_NAME, JobRef, Queue, parse_request_id, run_job_id
 from perdure.jobs.joblog import JobLog
-from perdure.jobs.submit import DEADLINE_SECONDS, Submission, ring_again, submit
+from perdure.jobs.submit import DEADLINE_SECONDS, Submission, log_of, ring_again, submit
 from perdure_gateway import answers, bodies, resuming, streaming
 from perdure_gateway.accept import Fitting, fitting
 from perdure_gateway.auth import CALLER
@@ -157,10 +157,13 @@ async def _fitting(request: web.Request, asked: Run) -> Fitting:
         schema: Mapping[str, Any] | None = input_schema(await flows.graph(flow))
     else:
         schema = CHAT if flow.kind == "langflow" else flow.input_schema
+    reference, version = request.match_info["flow"], asked.options.version
+    if version is not None:
+        reference += f"@{version}"  # as it was asked for, which is in memory while SQL is away
     wrong: Invalid | None = None
     for given in candidates(schema, asked.body.run()):
         try:
-            return await fitting(flows, flow.tenant, f"{flow.id}@{flow.version}", given)
+            return await fitting(flows, flow.tenant, reference, given)
         except Invalid as exc:
             wrong = wrong or exc
     missing = Fault("missing", "the flow takes a text, and no message of a user has one", pointer="/messages")
@@ -217,7 +220,7 @@ def _resumed_by(log: JobLog, run_id: str) -> bool:
 
 
 async def _load(request: web.Request, ref: JobRef) -> JobLog:
-    return await JobLog.load(request.app[DESK].eventlog, ref, request.app[DESK].clock)
+    return await log_of(request.app[DESK], ref)
 
 
 _FLOW: Final = f"{{flow:{FLOW_NAME.pattern}}}"
