@@ -290,6 +290,43 @@ async def test_what_was_settled_elsewhere_or_is_unknown_stands_and_is_told_and_t
     assert settled.via.channel == "api"
 
 
+async def test_the_arguments_of_a_tool_call_are_edited(gateway: Gateway) -> None:
+    actions = tuple(ev.Action(id=name) for name in ("approve", "edit", "reject"))
+    proposal = {"name": "refund", "arguments": {"amount": 120}}
+    hand, rid, interrupt = await waiting(
+        gateway,
+        kind="tool_call",
+        actions=actions,
+        proposal=proposal,
+        editable=("/arguments",),
+        external_ids={"tool_call": "call-7"},
+    )
+    assert (interrupt["reason"], interrupt["toolCallId"]) == ("tool_call", "call-7")
+    payload = {"approved": True, "editedArgs": {"amount": 90}}
+    second = run(gateway, "r2", resume=[{"interruptId": interrupt["id"], "status": "resolved", "payload": payload}])
+    await second.until("ACTIVITY_SNAPSHOT")
+    await hand.log.refresh()
+    said = hand.log.state.settled[rid].data
+    assert isinstance(said, ev.AnsweredData)
+    assert (said.action, said.proposal, said.edited) == ("edit", {"name": "refund", "arguments": {"amount": 90}}, True)
+    await second.leave()
+
+
+async def test_a_proposal_that_lies_in_a_blob_is_referred_to_and_approved_all_the_same(gateway: Gateway) -> None:
+    hand, rid, interrupt = await waiting(gateway, proposal={"text": "x" * 200_000})
+    shown = interrupt["metadata"]["perdure"]
+    assert "proposal" not in shown
+    assert shown["proposal_ref"]["size_bytes"] > 200_000
+    wrong = {"interruptId": interrupt["id"], "status": "resolved", "payload": {"approved": True, "editedArgs": {}}}
+    refused = await gateway.client.post(PATH, posted("r2", resume=[wrong]))
+    assert [e["pointer"] for e in refused.body["errors"]] == ["/resume/0/payload/editedArgs/text"], refused.raw
+    second = run(gateway, "r2", resume=[wrong | {"payload": {"approved": True}}])
+    await second.until("ACTIVITY_SNAPSHOT")
+    await hand.log.refresh()
+    assert hand.log.state.settled[rid].seq == hand.log.state.seq
+    await second.leave()
+
+
 async def test_an_abandoned_request_is_withdrawn(gateway: Gateway) -> None:
     hand, rid, interrupt = await waiting(gateway)
     second = run(gateway, "r2", resume=[{"interruptId": interrupt["id"], "status": "cancelled"}])
