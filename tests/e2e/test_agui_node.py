@@ -207,8 +207,10 @@ async def test_it_completes_streams_and_has_the_answer(world: World) -> None:
 
 
 async def test_it_is_interrupted_and_resumes(world: World) -> None:
+    asked = await (await world.agent("publish", text="soon", state={"topic": "tea", "tone": "warm"})).end()
+    assert [i["reason"] for i in asked["pending"]] == ["confirmation"]
     answer = {"status": "resolved", "payload": {"approved": True}}
-    agent = await world.agent("publish", text="soon", state={"topic": "tea", "tone": "warm"}, answer=answer)
+    agent = await world.agent("publish", messages=[], answer=answer)  # a new process, which knows the ids alone
     last = await agent.end()
     assert last["result"] == {"result": "tea, soon: approve by service:first"}
     assert (last["interrupted"], last["pending"]) == (1, [])
