@@ -60,7 +60,8 @@ CAUSES: Final[Mapping[str, Cause]] = {
         "`answered_by`, `answered_at` and `action` say whose.",
     ),
     "already-voted": Cause(
-        "A vote is final, and you gave another one.", "`voted_at` and `action` say which; wait for the others."
+        "A vote is final, and you gave another one. A link and whoever gave it out are one voter.",
+        "`voted_at` and `action` say which it was, where it was yours; wait for the others.",
     ),
     "proposal-changed": Cause(
         "The proposal is no longer the one that you saw.", "Read the request again, and answer with its new digest."
