@@ -20,7 +20,7 @@ from perdure.errors import Malformed
 TABLES = {
     "tenants", "api_keys", "flows", "flow_versions", "jobs", "job_tags", "requests", "positions", "runners",
     "served", "archive",
-    "duties", "groups", "group_members", "answer_links", "request_assignees",
+    "duties", "groups", "group_members", "answer_links", "request_assignees", "spent_tickets",
 }  # fmt: skip
 
 

@@ -58,6 +58,7 @@ from perdure_gateway.routes import (
     links,
     replies,
     runtime,
+    tickets,
 )
 from perdure_gateway.routes import keys as key_routes
 from perdure_gateway.routes import service as service_routes
@@ -83,6 +84,7 @@ RESOURCES: Final = (
     langflow_v1,
     key_routes,
     service_routes,
+    tickets,
     health,
     agui,
 )

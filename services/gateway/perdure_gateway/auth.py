@@ -62,16 +62,30 @@ class Keys:
             raise Unauthenticated("no key")
         return await self._verify(match[1], match[2])
 
+    async def by_id(self, key_id: str) -> Caller:
+        """Whoever was known by that key, as it is now. Raises as `caller`."""
+        row = await self._row(key_id)
+        if row is None or not row.good(self._clock.broker_now()):
+            raise Unauthenticated("the key is no longer good")
+        return _caller(row)
+
     def forget(self, key_id: str) -> None:
         """It was revoked or narrowed: read it anew."""
         self._memory.forget(key_id)
 
     async def _verify(self, secret: str, key_id: str) -> Caller:
+        row = await self._row(key_id)
+        if row is None or not row.opens(secret, self._clock.broker_now()):
+            raise Unauthenticated("no such key, or no longer good")
+        return _caller(row)
+
+    async def _row(self, key_id: str) -> KeyRow | None:
         async def read() -> KeyRow | None:
             async with self._sql.reading() as conn:
                 return await find_key(conn, key_id)
 
-        row = await self._memory.get(key_id, read)
-        if row is None or not row.opens(secret, self._clock.broker_now()):
-            raise Unauthenticated("no such key, or no longer good")
-        return Caller(row.tenant, row.principal, row.id, frozenset(row.scopes))
+        return await self._memory.get(key_id, read)
+
+
+def _caller(row: KeyRow) -> Caller:
+    return Caller(row.tenant, row.principal, row.id, frozenset(row.scopes))

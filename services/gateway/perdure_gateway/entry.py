@@ -10,7 +10,7 @@ import uuid_utils
 from aiohttp import web
 
 from perdure.errors import Fault, Forbidden, Unauthenticated
-from perdure_gateway import keys, policy
+from perdure_gateway import keys, policy, tickets
 from perdure_gateway.auth import CALLER
 from perdure_gateway.langflow import credentials, faults
 from perdure_gateway.policy import Handler
@@ -69,7 +69,8 @@ async def _authorised(request: web.Request, handler: Handler) -> web.StreamRespo
         try:
             if declared.surface == "langflow":
                 credentials.present(request)
-            caller = await request.app[keys.KEYS].caller(request)
+            by_ticket = declared.ticket and tickets.QUERY in request.query
+            caller = await (tickets.redeem(request) if by_ticket else request.app[keys.KEYS].caller(request))
         except Unauthenticated:
             rates.refused(request)
             raise

@@ -28,7 +28,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     key at all.
 
     `query` names the parameters, `body` is what is sent (`optional`: or nothing), `answers` the statuses that are no
-    problem, `media` what comes back, `record` its shape where it has one; `keyed`: an Idempotency-Key is taken.
+    problem, `media` what comes back, `record` its shape where it has one; `keyed`: an Idempotency-Key is taken;
+    `ticket`: a ticket in the query, in the place of a key.
     `surface`: whose credentials and errors are spoken; `problems`: the media type of problems.
     """
 
@@ -41,6 +42,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     media: tuple[str, ...] = (JSON,)
     record: Any = None  # a msgspec type
     keyed: bool = False
+    ticket: bool = False
     surface: Surface = "native"
     problems: str = PROBLEM
 
@@ -60,6 +62,7 @@ def op(
     media: tuple[str, ...] = (JSON,),
     record: Any = None,
     keyed: bool = False,
+    ticket: bool = False,
     surface: Surface = "native",
     problems: str = PROBLEM,
 ) -> Callable[[H], H]:
@@ -74,6 +77,7 @@ def op(
         media=media,
         record=record,
         keyed=keyed,
+        ticket=ticket,
         surface=surface,
         problems=problems,
     )

@@ -171,3 +171,10 @@ def respond(problem: Problem, http_request_id: str, media_type: str = MEDIA_TYPE
 
 def _retry() -> dict[str, str]:
     return {"Retry-After": str(RETRY_SECONDS)}
+
+
+def no_idempotency_key(request: web.Request) -> None:
+    """A secret is stored nowhere, so no answer that holds one can be repeated. Raises Problem."""
+    if "Idempotency-Key" in request.headers:
+        fault = Fault("not-here", "a secret is never stored, so it cannot be repeated", header="Idempotency-Key")
+        raise Problem("invalid-header", "see errors", faults=[fault])

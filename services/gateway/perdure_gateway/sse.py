@@ -95,7 +95,8 @@ class Stream:
     async def _pump(self, frames: AsyncGenerator[Frame]) -> str | None:
         """Write what comes; None at the end of `frames`, else why the stream has to end."""
         bell = Bell()
-        outbox, revoked = Outbox(frames, bell.ring), self._revocations.count
+        outbox = Outbox(frames, bell.ring)
+        revoked = -1  # since the key was looked at: what was revoked meanwhile is seen at the first turn
         try:
             with self._revocations.waking(bell.ring):
                 while True:

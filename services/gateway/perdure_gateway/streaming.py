@@ -64,7 +64,7 @@ async def stream(
 
 async def _still_good(request: web.Request, ref: JobRef) -> None:
     """Raises Unauthenticated, Unavailable, and NotFound when the job was deleted."""
-    await request.app[KEYS].caller(request)
+    await request.app[KEYS].by_id(request[CALLER].key_id)
     if await request.app[DELETED].has(ref):
         raise NotFound("no such job")
 

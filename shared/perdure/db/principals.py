@@ -44,9 +44,12 @@ class KeyRow(Struct, frozen=True, kw_only=True):
 
     def opens(self, secret: str, now: Instant) -> bool:
         """Whether `secret` is this key and still good: compared in constant time, not revoked, not expired."""
-        same = hmac.compare_digest(self.hash, hash_key(secret))
+        return hmac.compare_digest(self.hash, hash_key(secret)) and self.good(now)
+
+    def good(self, now: Instant) -> bool:
+        """Whether it opens anything: it was neither revoked, nor has it expired, nor was its tenant disabled."""
         good = self.revoked_at is None and self.tenant_disabled_at is None
-        return same and good and (self.expires_at is None or self.expires_at > now)
+        return good and (self.expires_at is None or self.expires_at > now)
 
 
 def new_key() -> str:

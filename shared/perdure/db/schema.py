@@ -330,6 +330,15 @@ answer_links: Final = Table(
     Index("ix_answer_links_expires", "expires_at"),
 )
 
+spent_tickets: Final = Table(
+    "spent_tickets",
+    metadata,
+    Column("ticket_id", TEXT, nullable=False),
+    Column("expires_at", TEXT, nullable=False),
+    PrimaryKeyConstraint("ticket_id"),
+    Index("ix_spent_tickets_expires", "expires_at"),
+)
+
 
 def insert(conn: AsyncConnection, table: Table) -> "sqlite.Insert | postgresql.Insert":
     """`INSERT INTO table` with this database's ON CONFLICT clause."""

@@ -35,7 +35,7 @@ FILTERS: Final[tuple[str, ...]] = ("types", "values", "deltas")
 KINDS: Final = ("text/event-stream", "application/jsonl", "application/json")
 
 
-@op("read", query=(*OFFSETS, *FILTERS, "until", "gap", "limit"), answers=(200, 204), media=KINDS)
+@op("read", query=(*OFFSETS, *FILTERS, "until", "gap", "limit", "ticket"), ticket=True, answers=(200, 204), media=KINDS)
 async def events(request: web.Request) -> web.StreamResponse:
     """`GET /api/jobs/{job}/events`. Everything that can be refused is refused before the headers."""
     wanted = _representation(request)
@@ -48,7 +48,7 @@ async def events(request: web.Request) -> web.StreamResponse:
 
 
 async def _stream(request: web.Request, ref: JobRef) -> web.StreamResponse:
-    query = bodies.query(request, *OFFSETS, *FILTERS, "until", "gap")
+    query = bodies.query(request, *OFFSETS, *FILTERS, "until", "gap", "ticket")
     after, until = _offset(request, query), query.get("until", "terminal")
     if until not in UNTIL:
         raise bodies.bad_parameter("until", "terminal, suspended, head or an event type")

@@ -18,7 +18,7 @@ from perdure_gateway import answers, bodies
 from perdure_gateway.auth import CALLER, Caller
 from perdure_gateway.keys import DESK, REVOCATIONS, SQL, TRAIL
 from perdure_gateway.policy import Right, op
-from perdure_gateway.problems import Problem
+from perdure_gateway.problems import no_idempotency_key
 
 
 @op("admin", query=("mine", "limit", "cursor"))
@@ -36,7 +36,7 @@ async def index(request: web.Request) -> web.Response:
 async def create(request: web.Request) -> web.Response:
     """`POST /api/keys`: 201 with the `secret`, which is shown this once."""
     bodies.query(request)
-    _no_key(request)
+    no_idempotency_key(request)
     body = await bodies.read(request, bodies.KeyBody)
     caller, now = request[CALLER], request.app[DESK].clock.broker_now()
     if body.expires_at is not None and body.expires_at <= now:
@@ -56,7 +56,7 @@ async def create(request: web.Request) -> web.Response:
 async def rotate(request: web.Request) -> web.Response:
     """`POST /api/keys/{key}/rotate`: 201 with a new key like it; the old one stays good for 24 hours."""
     bodies.query(request)
-    _no_key(request)
+    no_idempotency_key(request)
     await bodies.read(request, bodies.NoBody, optional=True)
     caller, now = request[CALLER], request.app[DESK].clock.broker_now()
     old = request.match_info["key"]
@@ -95,13 +95,6 @@ def _narrowed(caller: Caller, scopes: list[str] | list[Right]) -> list[str]:
     if caller.scopes and (not scopes or not caller.scopes.issuperset(scopes)):
         raise Forbidden("a key can give no scope that it does not have")
     return sorted(set(scopes))
-
-
-def _no_key(request: web.Request) -> None:
-    """A secret is stored nowhere, so no answer that holds one can be repeated. Raises Problem."""
-    if "Idempotency-Key" in request.headers:
-        fault = Fault("not-here", "a secret is never stored, so it cannot be repeated", header="Idempotency-Key")
-        raise Problem("invalid-header", "see errors", faults=[fault])
 
 
 def _id(secret: str) -> str:
