@@ -191,6 +191,12 @@ class Bench:
                     return found
                 await changed.wait()
 
+    async def emptied(self, ref: JobRef) -> None:
+        """Until no doorbell of the job is left."""
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while await self.doorbells.exists(ref, self.queue, "normal"):
+                await self.clock.sleep(0.01)
+
     async def play(self, ref: JobRef, actions: Mapping[str, str], within_seconds: float = 120.0) -> list[AnyEvent]:
         """Answer whatever is asked, by the end of a component's id, until the job has completed. Its log."""
         async with asyncio.timeout(within_seconds), news(self.bus, ref) as changed:

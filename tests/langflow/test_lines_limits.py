@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 from tests.langflow.bench import Bench, contents, finished
+from tests.langflow.drive import order, play
 from tests.langflow.flowfiles import custom
 
 from perdure.clock import SystemClock
 from perdure.core import event as ev
-from perdure.core.event import Status
+from perdure.core.event import AnyEvent, Status
 from perdure.core.langflow.overrides import Overrides
 from perdure.errors import Unavailable
 from perdure.ids import Tenant
 from perdure.jobs import control
 from perdure.testing.factory import OWNER
-from perdure_runner.langflow.pool import Confines, Pool
+from perdure_runner.langflow.frames import Ended
+from perdure_runner.langflow.pool import Child, Confines, Pool
+from perdure_runner.langflow.run import LangflowRun
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -195,6 +198,48 @@ async def test_without_the_key_that_seals_it_a_job_waits_for_another_runner(
     asleep = events[-1]
     assert isinstance(asleep, ev.JobSuspended)
     assert [(w.kind, w.expected) for w in asleep.data.waiting] == [("code", "the master key that seals the job")]
+
+
+async def test_a_runner_that_cannot_start_lfx_hands_the_job_on(
+    bench: Bench, flows: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none() -> Child:
+        raise Unavailable("no process to run the flow in")
+
+    monkeypatch.setattr(bench.pool, "take", none)
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flows["echo"]), Status.RETRYING)
+    asleep = events[-1]
+    assert isinstance(asleep, ev.JobSuspended)
+    assert [(w.kind, w.expected) for w in asleep.data.waiting] == [("code", "a process with lfx")]
+
+
+async def test_a_lost_lease_kills_the_child(bench: Bench, eventually: Callable[..., Awaitable[None]]) -> None:
+    lost: list[int] = []
+
+    def watch(run: LangflowRun, event: AnyEvent) -> None:
+        if isinstance(event, ev.StepCompleted) and not lost and run._child is not None:
+            lost.append(run._child.pid.result())
+            run._port.interrupt("the lease is in doubt")
+
+    bench.watch = watch
+    async with bench.runner():
+        ref = await bench.submit(custom("while True: pass"))
+        await bench.heard(ref, lambda e: isinstance(e, ev.StepCompleted))
+        await eventually(lambda: not Path(f"/proc/{lost[0]}").exists())
+        before = (await bench.log(ref)).state
+        assert (before.attempt, before.status) == (1, Status.RUNNING)
+        await bench.heard(ref, lambda e: isinstance(e, ev.AttemptStarted) and e.attempt == 2)
+        await control.cancel(bench.desk, ref, OWNER, grace_seconds=5.0)
+        await bench.reached(ref, Status.CANCELLED)
+
+
+async def test_098_a_private_address_that_the_operator_allows() -> None:
+    environ = {"LANGFLOW_SSRF_ALLOWED_HOSTS": "10.0.0.0/8"}
+    imports = "from lfx.utils.ssrf_protection import validate_url_for_ssrf"
+    async with Pool.running(Confines(ahead=1, environ=environ), SystemClock()) as pool:
+        played = await play(pool, order(custom("validate_url_for_ssrf(text)", imports), "http://10.1.2.3/v1"))
+    assert isinstance(played.end, Ended)
 
 
 async def test_children_that_wait_are_replaced_when_the_process_that_forks_dies() -> None:

@@ -101,10 +101,13 @@ class LangflowRun:
         except (Malformed, NotFound) as exc:
             return await self._fail("INVALID_FLOW_DATA", str(exc))
         if order is None:  # another runner may have the key, or this one after its next start
-            missing = CodeChanged("", "the master key that seals the job", "none here")
-            return await self._append(lambda job: ends.unmatched(missing, port.log, port.now()))
+            return await self._elsewhere("the master key that seals the job")
         recording = self._recording = Recording(port, self._keep)
-        child = self._child = await self._pool.take()
+        try:
+            child = self._child = await self._pool.take()
+        except Unavailable as exc:
+            log.error("no process to run a flow in", job_id=port.ref.job, error=str(exc))
+            return await self._elsewhere("a process with lfx")
         try:
             outcome = await self._converse(child, order, recording)
         finally:
@@ -231,6 +234,11 @@ class LangflowRun:
         if broken.package:
             details["package"] = broken.package
         return await self._fail(broken.code, broken.message, broken.component, details)
+
+    async def _elsewhere(self, lacking: str) -> AnyEvent | None:
+        """Have the job wait for a runner that has what this one lacks."""
+        missing = CodeChanged("", lacking, "none here")
+        return await self._append(lambda job: ends.unmatched(missing, self._port.log, self._port.now()))
 
     async def _fail(
         self, code: str, message: str, component: str | None = None, details: dict[str, str] | None = None
