@@ -11,8 +11,8 @@ from perdure.core import retry
 from perdure.core.instant import Instant, later
 from perdure.core.machine import JobState
 from perdure.core.retry import RetryPolicy
+from perdure_runner.langflow.frames import OUT_OF_MEMORY
 
-OUT_OF_MEMORY: Final = 77  # the exit code of a child that has no memory left (`child.once`)
 POLICY: Final = RetryPolicy(max_failures=3)
 
 

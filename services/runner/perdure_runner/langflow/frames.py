@@ -15,6 +15,8 @@ from perdure.errors import Malformed, TooLarge
 
 MAX_BYTES: Final = 80 * 1024 * 1024  # a value of a log is at most 64 MiB
 HEAD: Final = 4
+OUT_OF_MEMORY: Final = 77  # exit codes of a child: it has no memory left, it has no parent left
+PARENT_GONE: Final = 78
 Kind = Literal["text", "data", "table", "message"]
 
 

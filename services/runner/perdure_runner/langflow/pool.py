@@ -161,7 +161,10 @@ class Pool:
                 if server is not None:
                     self._server = server
                     self._changed.set()
-                    await server.serve()
+                    try:
+                        await server.serve()
+                    except Malformed as exc:
+                        log.error("the process that runs flows of Langflow is given up", error=str(exc))
                     self._server = None
             log.warning("the process that runs flows of Langflow died", again_in=AGAIN_SECONDS)
             await self._clock.sleep(AGAIN_SECONDS)

@@ -140,6 +140,8 @@ class LangflowRun:
         await child.send(order)
         if self._draining:
             await child.send(Stop("drain"))
+        if self._halted:
+            child.kill()
         hearing = asyncio.create_task(self._hear(child, recording))
         watching = asyncio.create_task(self._watch(child))
         try:

@@ -20,6 +20,8 @@ from perdure_runner.langflow.child.schedule import body, skipped, unfinished
 from perdure_runner.langflow.child.shown import LFX, entry_of, failed_preview, kind_of, preview_of, type_of
 from perdure_runner.langflow.child.threads import Threads
 from perdure_runner.langflow.frames import (
+    OUT_OF_MEMORY,
+    PARENT_GONE,
     Asks,
     Begun,
     Broken,
@@ -36,8 +38,6 @@ from perdure_runner.langflow.frames import (
 
 MOST_CHARS: Final = 2_000
 NO_PLACE: Final = "HITL_UNSUPPORTED_PLACE"
-OUT_OF_MEMORY: Final = 77  # exit codes
-PARENT_GONE: Final = 78
 
 
 class Sender(Protocol):
