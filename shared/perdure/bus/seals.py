@@ -74,8 +74,17 @@ async def verified(bus: Bus, tenant: Tenant, now: Instant, known: str | None = N
 
     Raises Malformed for what is no seal, Unavailable, UnsupportedVersion.
     """
+    first = await first_sequence(bus, AUDIT)
+    while True:
+        verdict = await _held(bus, tenant, now, known, first)
+        before, first = first, await first_sequence(bus, AUDIT)
+        if not verdict.findings or first == before:  # else what is missed may have gone by age while we read
+            return verdict
+
+
+async def _held(bus: Bus, tenant: Tenant, now: Instant, known: str | None, first: int) -> Verdict:
     verdict = Verdict(tenant=tenant, findings=[], known=None if known is None else False)
-    first, records = await first_sequence(bus, AUDIT), _Records(bus, tenant)
+    records = _Records(bus, tenant)
     async for seal in _seals(bus, tenant):
         mine = await records.upto(seal.upto)
         verdict.findings += faults(verdict.last, seal, mine, first)

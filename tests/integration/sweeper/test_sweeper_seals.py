@@ -7,8 +7,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from perdure.bus import seals
 from perdure.bus.audit import Audit, Record
 from perdure.bus.connection import Bus
+from perdure.bus.inventory import first_sequence
 from perdure.bus.seals import LATE_SECONDS, Verdict, last_seal, verified
 from perdure.bus.stream import store
 from perdure.bus.subject import audit_subject, seal_subject
@@ -85,6 +87,28 @@ async def test_what_somebody_with_the_sweeper_s_rights_forges_is_found(own_bus: 
     ]
     assert (await judged(own_bus, known=honest.digest)).known
     assert (await judged(own_bus, known="1" * 64)).findings[-1] == "no seal has the digest that was given"
+
+
+async def test_what_goes_by_age_is_no_finding_also_while_it_is_read(
+    own_bus: Bus, duty: Seals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        await write(own_bus, MAIN, 2 * number, 2 * number + 1)
+        assert await duty.run_once() == 1
+    info = msgspec.json.decode(await own_bus.ask("$JS.API.STREAM.INFO.AUDIT", b""))
+    smaller = info["config"] | {"max_msgs": 8}  # of 12: the oldest go, as they do by age
+    changed = await own_bus.ask("$JS.API.STREAM.UPDATE.AUDIT", msgspec.json.encode(smaller))
+    assert "error" not in msgspec.json.decode(changed)
+    found = await judged(own_bus)
+    assert found.first is not None
+    assert (found.findings, found.first.number, found.seals) == ([], 2, 3)
+
+    async def stale(bus: Bus, stream: str) -> int:
+        monkeypatch.setattr(seals, "first_sequence", first_sequence)
+        return 1  # as it was before they went
+
+    monkeypatch.setattr(seals, "first_sequence", stale)
+    assert (await judged(own_bus)).findings == []
 
 
 async def test_a_tenant_whose_seal_is_none_holds_up_no_other(own_bus: Bus, duty: Seals) -> None:
