@@ -122,9 +122,9 @@ async def test_an_open_stream_ends_when_the_key_behind_its_ticket_is_revoked(
 async def test_what_is_no_job_of_the_caller_gets_no_ticket(gateway: Gateway, hand: Hand, database: Database) -> None:
     post = gateway.client.post
     assert (await post("/api/stream-tickets", {"job_id": new_job_id()})).status == 404
-    for body in ({}, {"job_id": "x"}, {"job_id": None}, {"job_id": hand.ref.job, "more": 1}):
-        refused = await post("/api/stream-tickets", body)
-        assert (refused.status, refused.body["code"]) == (422, "invalid-body"), body
+    for bad in ({}, {"job_id": "x"}, {"job_id": None}, {"job_id": hand.ref.job, "more": 1}):
+        refused = await post("/api/stream-tickets", bad)
+        assert (refused.status, refused.body["code"]) == (422, "invalid-body"), bad
     keyed = await post("/api/stream-tickets", {"job_id": hand.ref.job}, idempotency_key="k")
     assert (keyed.status, keyed.body["code"]) == (400, "invalid-header")
     now, other = gateway.desk.clock.broker_now(), Tenant("elsewhere")
