@@ -194,7 +194,7 @@ def worlds(draw: st.DrawFn) -> World:
             world.event(world.story.add(data))
             if streamed in world.running:
                 world.running[streamed] = ""
-                world.channels[streamed] = f"c-{len(world.heard)}"  # a channel is one message
+                world.channels[streamed] = f"d-{len(world.heard)}"  # a channel is one message, of one step
         elif act == "removed":
             sent = [e.data for e in world.story.events if isinstance(e, ev.Message) and not e.data.removed]
             if sent:
