@@ -105,7 +105,7 @@ async def journey(ctx: Context, text: str) -> dict[str, Any]:
 
 
 SPEECHES = 3
-WORDS = 12
+WORDS = 6
 
 
 def speech(text: str, number: int) -> list[str]:
@@ -120,7 +120,7 @@ async def chatter(ctx: Context, text: str) -> str:
     async def speak(number: int) -> str:
         for word in speech(text, number):
             ctx.delta(word)
-            await asyncio.sleep(0.25)
+            await asyncio.sleep(0.5)
         return "".join(speech(text, number))
 
     return "".join([await ctx.step("speak", speak, number) for number in range(1, SPEECHES + 1)])

@@ -198,7 +198,7 @@ async def test_every_follower_of_two_hundred_jobs_has_the_log_whoever_dies(
             spoken = "".join(word for n in range(SPEECHES) for word in speech(listener.text, n + 1))
             assert isinstance(events[-1], ev.JobCompleted)
             assert list(events[-1].data.outputs.values()) == [spoken]
-            taken_over += any(isinstance(e, ev.AttemptStarted) and e.data.reason == "lease_lost" for e in events)
+            taken_over += events[-1].attempt > 1
         assert taken_over >= 1
         assert sum(listener.words for listener in listeners) >= JOBS * SPEECHES
         assert sum(listener.connections for listener in listeners) > JOBS
