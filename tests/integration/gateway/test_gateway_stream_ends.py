@@ -11,7 +11,10 @@ from perdure.bus.connection import Bus
 from perdure.bus.eventlog import EventLog
 from perdure.bus.fanout import Inbox
 from perdure.bus.subject import delta_subject, event_stream, event_subject, shard_of
-from perdure.ids import JobRef
+from perdure.core.instant import later
+from perdure.db.engine import Database
+from perdure.db.principals import create_key, ensure_tenant
+from perdure.ids import JobRef, Principal, Tenant
 from perdure.jobs import follow
 from perdure.local.server import NatsServer
 from perdure.testing.hand import Hand
@@ -67,6 +70,25 @@ async def test_readers_that_are_sent_away_are_told_when_to_come_back(
     *_, retry, close, end = said.decode().split("\n\n")
     assert 500 <= int(retry.removeprefix("retry: ")) <= 10_000
     assert (close, end) == (f'event: stream.close\ndata: {{"reason":"{why}"}}', "")
+
+
+async def test_a_key_that_expires_loses_its_stream_and_a_stranger_never_had_one(
+    gateway: Gateway, hand: Hand, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(sse, "AUTH_SECONDS", 0.0)
+    now = gateway.desk.clock.broker_now()
+    async with database.transaction() as conn:
+        await ensure_tenant(conn, Tenant("elsewhere"), now=now)
+        stranger = await create_key(conn, Tenant("elsewhere"), Principal("user:eve"), now=now)
+        brief = await create_key(conn, hand.ref.tenant, Principal("user:ann"), now=now, expires_at=later(now, 1.5))
+    frames = gateway.client.using(brief).stream(path(hand.ref))
+    assert (await anext(frames)).id == "1"
+    assert await closed(frames) == {"reason": "auth"}
+    for kind in ("text/event-stream", "application/json", "application/jsonl"):
+        assert (await gateway.client.using(brief).get(path(hand.ref), Accept=kind)).status == 401
+        hidden = await gateway.client.using(stranger).get(path(hand.ref), Accept=kind)
+        assert (hidden.status, hidden.body["code"]) == (404, "not-found")
 
 
 async def test_a_job_that_is_deleted_takes_its_last_readers_along(
