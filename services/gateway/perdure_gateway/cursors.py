@@ -4,8 +4,6 @@ A cursor is base64url of an HMAC-SHA256 and of what it is over: format, key, dig
 not expire.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
@@ -14,9 +12,10 @@ import msgspec
 
 from perdure.core import codec
 from perdure.db.page import PageKey
+from perdure.errors import Malformed
 from perdure_gateway.auth import Caller
 from perdure_gateway.problems import Problem
-from perdure_gateway.secrets import MAC_BYTES, Secrets
+from perdure_gateway.secrets import Secrets, parts_of, signed_text
 
 FORMAT: Final = 1
 MAX_CHARS: Final = 1024
@@ -39,15 +38,14 @@ class Cursors:
         """The cursor of the page of `what` behind `key`. Raises Unavailable."""
         body = msgspec.json.encode(_Cursor(FORMAT, key, _scope(caller, what, filters)))
         mac = await self._secrets.sign(caller.tenant, PURPOSE, body)
-        return base64.urlsafe_b64encode(mac + body).rstrip(b"=").decode()
+        return signed_text(mac, body)
 
     async def read(self, caller: Caller, what: str, filters: Mapping[str, str], cursor: str) -> PageKey:
         """The key in a cursor of this list. Raises Problem (`invalid-cursor`: touched, or foreign), Unavailable."""
         try:
-            raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        except (binascii.Error, ValueError):
+            mac, body = parts_of(cursor)
+        except Malformed:
             raise _refused() from None
-        mac, body = raw[:MAC_BYTES], raw[MAC_BYTES:]
         if len(cursor) > MAX_CHARS or not await self._secrets.signed(caller.tenant, PURPOSE, body, mac):
             raise _refused()
         found = msgspec.json.decode(body, type=_Cursor)  # signed, so it is one of ours

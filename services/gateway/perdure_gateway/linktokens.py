@@ -5,17 +5,15 @@ actions, expiry. It is the only credential that stands in a path; the row in `an
 anything.
 """
 
-import base64
-import binascii
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from perdure.core.instant import Instant
-from perdure.errors import NotFound
+from perdure.errors import Malformed, NotFound
 from perdure.ids import Principal, RequestId, Tenant, is_token
-from perdure_gateway.secrets import MAC_BYTES, Secrets
+from perdure_gateway.secrets import Secrets, parts_of, signed_text
 
 FORMAT: Final = 1
 MAX_CHARS: Final = 1536
@@ -45,20 +43,19 @@ async def token_of(secrets: Secrets, link: Link) -> str:
     """The token of `link`. Raises NotFound, Unavailable."""
     body = msgspec.json.encode(link)
     mac = await secrets.sign(link.tenant, PURPOSE, body)
-    return base64.urlsafe_b64encode(mac + body).rstrip(b"=").decode()
+    return signed_text(mac, body)
 
 
 async def link_of(secrets: Secrets, token: str) -> Link:
     """What `token` says, once it is known to be ours. Raises NotFound, Unavailable."""
     try:
-        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        body = raw[MAC_BYTES:]
+        mac, body = parts_of(token)
         said = msgspec.json.decode(body, type=Link)
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
+    except (Malformed, ValueError, msgspec.MsgspecError):
         raise NotFound("no such link") from None
     if not is_token(said.tenant):
         raise NotFound("no such link")
-    if not await secrets.signed(said.tenant, PURPOSE, body, raw[:MAC_BYTES]):
+    if not await secrets.signed(said.tenant, PURPOSE, body, mac):
         raise NotFound("no such link")
     if said.format != FORMAT:
         raise NotFound("a link of another version")

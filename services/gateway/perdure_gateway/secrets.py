@@ -1,10 +1,12 @@
 """Signatures by a tenant's secrets: of what goes out to clients and comes back. A new one is seen within a minute."""
 
+import base64
 import hmac
 from typing import Final
 
 from perdure.clock import Clock
 from perdure.db.secrets import TenantSecrets, make_secret, secrets_of
+from perdure.errors import Malformed
 from perdure.ids import Tenant
 from perdure_gateway.memory import Memory
 from perdure_gateway.sql import Sql
@@ -45,6 +47,22 @@ class Secrets:
                 return await secrets_of(conn, tenant)
 
         return await self._memory.get(tenant, read)
+
+
+def signed_text(mac: bytes, body: bytes) -> str:
+    """A signature and what it is over, as they stand in an address."""
+    return base64.urlsafe_b64encode(mac + body).rstrip(b"=").decode()
+
+
+def parts_of(text: str) -> tuple[bytes, bytes]:
+    """The signature in a text and what it is over. Raises Malformed; that it is ours is not known yet."""
+    try:
+        if "=" in text:
+            raise Malformed("padding, which we do not write")
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        raise Malformed("not base64url") from None
+    return raw[:MAC_BYTES], raw[MAC_BYTES:]
 
 
 def _mac(secret: bytes, purpose: str, body: bytes) -> bytes:

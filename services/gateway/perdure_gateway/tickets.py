@@ -5,8 +5,6 @@ connection to one job within SECONDS, with the rights that its key has then. Tha
 used once, however many gateways there are.
 """
 
-import base64
-import binascii
 from typing import Final
 
 import msgspec
@@ -16,12 +14,12 @@ from msgspec import Struct
 
 from perdure.core.instant import Instant, later
 from perdure.db.tickets import spend
-from perdure.errors import Fault, Unauthenticated
+from perdure.errors import Fault, Malformed, Unauthenticated
 from perdure.ids import JobId, Tenant, is_token
 from perdure_gateway import keys
 from perdure_gateway.auth import Caller
 from perdure_gateway.problems import Problem
-from perdure_gateway.secrets import MAC_BYTES
+from perdure_gateway.secrets import parts_of, signed_text
 
 FORMAT: Final = 1
 SECONDS: Final = 60.0
@@ -47,7 +45,7 @@ async def issue(request: web.Request, caller: Caller, job: JobId) -> tuple[str, 
     ticket = Ticket(FORMAT, caller.tenant, caller.key_id, str(uuid_utils.uuid7()), job, expires_at)
     body = msgspec.json.encode(ticket)
     mac = await request.app[keys.SECRETS].sign(caller.tenant, PURPOSE, body)
-    return base64.urlsafe_b64encode(mac + body).rstrip(b"=").decode(), expires_at
+    return signed_text(mac, body), expires_at
 
 
 async def redeem(request: web.Request) -> Caller:
@@ -79,13 +77,12 @@ async def redeem(request: web.Request) -> Caller:
 def _read(text: str) -> tuple[bytes, bytes, Ticket]:
     """What a ticket says, not yet known to be ours: the body, its signature, decoded. Raises Unauthenticated."""
     try:
-        if len(text) > MAX_CHARS or "=" in text:
-            raise ValueError("no ticket looks so")
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        body = raw[MAC_BYTES:]
+        if len(text) > MAX_CHARS:
+            raise Malformed("no ticket is so long")
+        mac, body = parts_of(text)
         said = msgspec.json.decode(body, type=Ticket)
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
+    except (Malformed, ValueError, msgspec.MsgspecError):
         raise Unauthenticated("no such ticket") from None
     if not is_token(said.tenant):
         raise Unauthenticated("no such ticket")
-    return body, raw[:MAC_BYTES], said
+    return body, mac, said
