@@ -245,13 +245,17 @@ def traceparent(request: web.Request) -> str | None:
     return text if _TRACEPARENT.fullmatch(text) else None
 
 
-def query(request: web.Request, *names: str) -> dict[str, str]:
-    """The query parameters, each at most once. Raises Problem (`invalid-parameter`): a typo must not widen a list."""
+def query(request: web.Request, *names: str, repeated: str = "") -> dict[str, str]:
+    """The query parameters, each at most once, but for `repeated`. Raises Problem (`invalid-parameter`): a typo must
+    not widen a list.
+    """
     if not set(names) <= set(policy.declared(request).query):
         raise policy.Undeclared("a parameter that the handler does not declare")
     faults = [Fault("unknown", "there is no such parameter", parameter=n) for n in request.query if n not in names]
     faults += [
-        Fault("repeated", "given more than once", parameter=n) for n in names if len(request.query.getall(n, [])) > 1
+        Fault("repeated", "given more than once", parameter=n)
+        for n in names
+        if n != repeated and len(request.query.getall(n, [])) > 1
     ]
     faults += [
         Fault("malformed", "must be text, without U+0000", parameter=n)

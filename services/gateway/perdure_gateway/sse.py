@@ -7,14 +7,14 @@ caller's key is no longer good, when the job was deleted, and when the broker st
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from typing import Final, Protocol
 
 import structlog
 from aiohttp import web
 
 from perdure.clock import Chance, Clock
-from perdure.core.stream.adapter import StreamAdapter
+from perdure.core.stream.adapter import Manners
 from perdure.core.stream.delta import RESET
 from perdure.core.stream.frame import Frame
 from perdure.errors import Expired, NotFound, Unauthenticated, Unavailable, UnsupportedVersion
@@ -40,6 +40,17 @@ class SlowReader(Exception):
     """Nothing was taken for WRITE_SECONDS."""
 
 
+class Voice(Protocol):
+    """As much of an adapter as a stream asks for itself."""
+
+    @property
+    def manners(self) -> Manners:
+        """How the stream behaves between its frames."""
+
+    def close(self, reason: str) -> Iterable[Frame]:
+        """The last words."""
+
+
 class Stream:
     """One open stream. `still_good` raises Unauthenticated when the caller's key is no longer good, and NotFound when
     there is nothing to read any more; `offset` is where the reader is behind the last frame.
@@ -55,7 +66,7 @@ class Stream:
         offset: Callable[[], str],
         revocations: Revocations,
         metrics: Metrics,
-        adapter: StreamAdapter,
+        adapter: Voice,
     ) -> None:
         self._request, self._clock, self._chance = request, clock, chance
         self._stopping, self._still_good = stopping, still_good
