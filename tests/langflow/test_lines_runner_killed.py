@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,13 @@ async def test_075_a_job_waits_for_a_runner(bench: Bench, flows: dict[str, Any])
         assert contents(await bench.reached(ref)) == {"out01": "x"}
 
 
-async def test_077_a_drain_lets_components_end_and_hands_the_job_on(bench: Bench, tmp_path: Path) -> None:
+async def test_077_a_drain_lets_components_end_and_hands_the_job_on(
+    bench: Bench, tmp_path: Path, eventually: Callable[..., Awaitable[None]]
+) -> None:
     log = tmp_path / "log"
     ref = await bench.submit(flowfiles.flows(log=str(log), seconds=0.5)["two_slow_steps"], "x")
     async with bench.runner() as executor:
-        await bench.heard(ref, finishes("ChatInput-in001"))
+        await eventually(lambda: begun(log)["Sleeper-slow1"] == 1)
         executor.drain()
         events = await bench.reached(ref, Status.RETRYING)
     assert [e.data.step for e in events if isinstance(e, ev.StepCompleted)] == ["ChatInput-in001", "Sleeper-slow1"]

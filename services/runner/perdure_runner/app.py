@@ -65,7 +65,9 @@ class Works(Struct, frozen=True):
 async def serve(settings: RunnerSettings, service: Service) -> None:
     """Run until `service.stopping`, then hand on what runs and return. Ready means that the pulls are standing.
 
-    A runner of Python flows pulls nothing before a gateway knows them. An `--app` that cannot be run ends it (exit 2).
+    A runner of Python flows pulls nothing before a gateway knows them; one of Langflow flows works, but is not ready
+    before: gateways take no job of them until some runner has said that it executes them. An `--app` that cannot be run
+    ends it (exit 2).
     """
     async with _assembled(settings, service, Suspects(_environ(settings))) as works:
         if works is None:
@@ -80,6 +82,8 @@ async def serve(settings: RunnerSettings, service: Service) -> None:
         keeping = asyncio.create_task(_keep(registration, known=known))
         pulling = asyncio.create_task(pull.run())
         service.checks["pull"] = lambda: pull.standing
+        if settings.langflow:
+            service.checks["registered"] = lambda: registration.known
         works.intake.crowded = lambda: 2 * pull.busy > settings.slots
         service.ready = True
         try:

@@ -33,6 +33,8 @@ class Registration:
         self._record = record
         self._drain = drain
         self._clock = clock
+        self.known = False
+        """Whether a gateway has heard of this runner."""
         self._refused: set[tuple[str, str, str]] = set()
 
     async def first(self) -> Registered:
@@ -69,6 +71,7 @@ class Registration:
 
     async def _ask(self) -> Registered:
         answer = await self._calls.ask(REGISTER, self._record(), Registered)
+        self.known = True
         for name, tenants in answer.flows.items():
             for tenant, stored in tenants.items():
                 problem = (name, tenant, stored.problem or "")
