@@ -148,6 +148,7 @@ async def test_007_bodies_are_refused_in_the_shapes_of_1_13(api: Api, one: dict[
         (b"", "missing", ["body"]),
         (b'{"flow_id": "a", "flow_id": "b"}', "value_error", ["body"]),
         (b"\xff", "json_invalid", ["body", 0]),
+        pytest.param(b'{"flow_id": ' + b"9" * 5_000 + b"}", "json_invalid", ["body"], id="a number of 5,000 digits"),
     ],
 )
 async def test_007_what_is_no_json_is_said_in_the_list_form(api: Api, raw: bytes, kind: str, place: list[Any]) -> None:

@@ -118,3 +118,42 @@ def test_083_a_gate_on_a_cycle_is_found_and_one_behind_it_is_not() -> None:
     line = {"nodes": nodes, "edges": [edge("A-1", "A-2"), edge("A-2", "A-1"), edge("A-2", "H-1")]}
     assert misplaced(cycle) == ("H-1",)
     assert misplaced(line) == ()
+
+
+@pytest.mark.parametrize(
+    ("edges", "on_cycle"),
+    [
+        ("ab bc cd", ""),
+        ("ab ba", "ab"),
+        ("aa ab", "a"),
+        ("ab bc ca cd de ed", "abcde"),
+        ("ab bc cb cd da ae", "abcd"),
+        ("ab ba bc cd dc", "abcd"),
+        ("ab ba bc cd de ed", "abde"),
+        ("ab ac bd cd da", "abcd"),
+    ],
+)
+def test_a_gate_is_misplaced_exactly_where_it_is_on_a_cycle(edges: str, on_cycle: str) -> None:
+    nodes = [node(name, "HumanInput", "") for name in "abcde"]
+    assert misplaced({"nodes": nodes, "edges": [edge(*each) for each in edges.split()]}) == tuple(on_cycle)
+
+
+@pytest.mark.parametrize("gate", [{"data": {"type": "HumanInput"}}, {"id": 7, "data": {"type": "HumanInput"}}])
+def test_a_gate_without_an_id_is_passed_over_like_any_node_without_one(gate: dict[str, Any]) -> None:
+    data = {"nodes": [node("a", "HumanInput", ""), gate], "edges": [edge("a", "a")]}
+    assert faults_of(data) is None
+    assert misplaced(data) == ("a",)
+
+
+def test_a_flow_of_very_many_components_is_looked_at_in_one_go() -> None:
+    many = 100_000  # what a body of 16 MiB can hold: looked at edge by edge for each, it would take hours
+    names = [f"g{n}" for n in range(many)]
+    ring = [edge(names[n - 1], names[n]) for n in range(many)]
+    data = {"nodes": [node(name, "HumanInput", "", "f") for name in names], "edges": ring}
+    assert faults_of(data) is None
+    assert len(misplaced(data)) == many
+    shape = of_langflow(data)
+    assert shape.components[1].comes_from == ("g0",)
+    assert shape.components[1].leads_to == ("g2",)
+    found = resolve({f"x{n}": 1 for n in range(many)} | {"f": 2}, shape).tweaks
+    assert found == {name: {"f": 2} for name in names}

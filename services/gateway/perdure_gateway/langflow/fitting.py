@@ -155,7 +155,7 @@ async def _definition(
 
 def _components(body: RunBody, flow: FlowVersion, shape: FlowShape) -> None:
     """Components that the body names."""
-    terminals = [component.id for component in shape.terminals]
+    terminals = {component.id for component in shape.terminals}
     unknown = [name for name in body.output_ids or () if name not in terminals]
     if unknown:
         raise refusal.unknown_outputs(unknown, terminals)

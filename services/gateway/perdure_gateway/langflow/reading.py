@@ -55,6 +55,8 @@ def decoded(raw: bytes) -> Any:  # Any: JSON
         raise _no_json(exc.pos) from None
     except _Twice:
         raise listed(fault("value_error", ["body"], "Value error, an object names a member twice")) from None
+    except ValueError:  # Python makes no integer of more than 4,300 digits
+        raise listed(fault("json_invalid", ["body"], "JSON decode error: a number is too long")) from None
     _storable(found)
     return found
 

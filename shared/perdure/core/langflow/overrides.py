@@ -68,9 +68,10 @@ def resolve(tweaks: Mapping[str, UserValue], shape: FlowShape) -> Resolved:
     refused: dict[str, None] = {}
 
     def take(component: Component, fields: Mapping[str, UserValue]) -> None:
-        for field, value in fields.items():
-            if field not in component.fields:
+        for field in component.fields:  # a body may name many more fields than a component has
+            if field not in fields:
                 continue
+            value = fields[field]
             if protected(component, field, value):
                 refused[field] = None
             found.setdefault(component.id, {})[field] = value

@@ -58,7 +58,12 @@ class FlowShape(Struct, frozen=True):
 
 def of_langflow(data: Any) -> FlowShape:  # Any: a flow file's `data`, checked or not
     """The shape of a Langflow flow; what is malformed in it is passed over, `faults_of` says it."""
-    edges = [(_text(edge.get("source")), _text(edge.get("target"))) for edge in _objects(data, "edges")]
+    leads: dict[str, dict[str, None]] = {}  # by id, in the order of the edges: a flow may have very many
+    comes: dict[str, dict[str, None]] = {}
+    for edge in _objects(data, "edges"):
+        source, target = _text(edge.get("source")), _text(edge.get("target"))
+        leads.setdefault(source, {})[target] = None
+        comes.setdefault(target, {})[source] = None
     found = []
     for node in _objects(data, "nodes"):
         inner = node.get("data")
@@ -66,11 +71,14 @@ def of_langflow(data: Any) -> FlowShape:  # Any: a flow file's `data`, checked o
             continue
         if inner.get("type") == "note":
             continue
-        found.append(_component(str(node["id"]), inner, edges))
+        name = str(node["id"])
+        found.append(_component(name, inner, tuple(leads.get(name, ())), tuple(comes.get(name, ()))))
     return FlowShape(tuple(found))
 
 
-def _component(component: str, inner: dict[str, Any], edges: list[tuple[str, str]]) -> Component:
+def _component(
+    component: str, inner: dict[str, Any], leads_to: tuple[str, ...], comes_from: tuple[str, ...]
+) -> Component:
     described = inner.get("node") if isinstance(inner.get("node"), dict) else {}
     assert isinstance(described, dict)  # said above; mypy does not carry it over
     kind = _text(inner.get("type"))
@@ -81,9 +89,9 @@ def _component(component: str, inner: dict[str, Any], edges: list[tuple[str, str
         type=kind,
         display_name=_text(described.get("display_name")) or kind,
         output_type=output_type(described.get("outputs"), kind),
-        terminal=all(source != component for source, _ in edges),
-        leads_to=tuple(dict.fromkeys(target for source, target in edges if source == component)),
-        comes_from=tuple(dict.fromkeys(source for source, target in edges if target == component)),
+        terminal=not leads_to,
+        leads_to=leads_to,
+        comes_from=comes_from,
         is_output=kind in OUTPUT_TYPES or described.get("is_output") is True,
         fields={name: _text(field.get("type")) for name, field in fields.items()},
         grouped=frozenset(name for name, field in fields.items() if field.get("proxy")),
@@ -152,12 +160,12 @@ def faults_of(data: Any) -> str | None:  # Any: as it came in
     shape = of_langflow(data)
     if not shape.components:
         return "the flow has no components"
-    ids = [component.id for component in shape.components]
-    if len(set(ids)) != len(ids):
+    ids = {component.id for component in shape.components}
+    if len(ids) != len(shape.components):
         return "two components have one id"
     for edge in _objects(data, "edges"):
         for end in ("source", "target"):
-            if edge.get(end) not in ids:
+            if _text(edge.get(end)) not in ids:
                 return f"an edge leads {'from' if end == 'source' else 'to'} a component that is not there"
     return None
 
