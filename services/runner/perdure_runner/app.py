@@ -30,16 +30,12 @@ from perdure.engine.components.endpoint import ModelEndpoint
 from perdure.errors import Unavailable
 from perdure.ids import JobId, Queue, RunnerId, Tenant, new_runner_id
 from perdure.jobs.desk import Desk
-from perdure.jobs.overrides import opened
-from perdure.seal import MasterKeys
 from perdure.service import Service
 from perdure_runner.attempt import Executor
 from perdure_runner.flows import Flows
 from perdure_runner.intake import Intake
-from perdure_runner.langflow.flow import LangflowFlow
-from perdure_runner.langflow.pool import Confines, Pool, missing, visible
-from perdure_runner.langflow.run import LangflowRun
-from perdure_runner.port import LogPort
+from perdure_runner.langflow.executing import executing, master_keys
+from perdure_runner.langflow.pool import missing
 from perdure_runner.register import Registration
 from perdure_runner.suspect import Suspects, ordered
 
@@ -153,8 +149,7 @@ async def _assembled(
         desk = Desk(eventlog, doorbells, clock)
         langflow = None
         if settings.langflow:
-            pool = await stack.enter_async_context(Pool.running(_confines(settings), clock))
-            langflow = partial(_langflow, settings, pool, eventlog)
+            langflow = await stack.enter_async_context(executing(settings, eventlog, clock))
         executor = Executor(Deltas(bus), partial(news, bus), desk, chance, Calls(bus), langflow)
         intake = Intake(
             runner=runner,
@@ -169,7 +164,7 @@ async def _assembled(
                 tenants=settings.tenants,
                 components=components,
                 langflow=settings.langflow,
-                master_keys=_master_keys(settings),
+                master_keys=master_keys(settings),
             ),
             execute=executor.execute,
             clock=clock,
@@ -270,27 +265,6 @@ async def _declared(bus: Bus, service: Service, clock: SystemClock) -> Topology 
             log.info("the streams are not there yet", why=str(exc))
             await clock.sleep(WAIT_SECONDS)
     return None
-
-
-def _confines(settings: RunnerSettings) -> Confines:
-    """What the processes that run flows of Langflow may take and see."""
-    return Confines(
-        ahead=settings.langflow_ahead,
-        memory_mb=settings.langflow_memory_mb,
-        cpu_seconds=int(settings.langflow_seconds),
-        environ=visible(os.environ, settings.langflow_environ),
-    )
-
-
-def _langflow(
-    settings: RunnerSettings, pool: Pool, eventlog: EventLog, flow: LangflowFlow, port: LogPort
-) -> LangflowRun:
-    open_sealed = partial(opened, _master_keys(settings), eventlog.blobs.get)
-    return LangflowRun(flow, port, pool, eventlog.blobs, open_sealed, settings.langflow_seconds)
-
-
-def _master_keys(settings: RunnerSettings) -> MasterKeys:
-    return MasterKeys(None if settings.master_key is None else settings.master_key.get_secret_value())
 
 
 def _model(settings: RunnerSettings) -> ModelEndpoint | None:
