@@ -63,7 +63,8 @@ def configure(service: str, level: str = "info", stream: TextIO | None = None) -
     ]
     terminal = stream.isatty()
     last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(timestamp_key="ts")]
+        # not rich's tracebacks, which show what every variable held: keys and values of users too
+        [structlog.dev.ConsoleRenderer(timestamp_key="ts", exception_formatter=structlog.dev.plain_traceback)]
         if terminal
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
     )

@@ -47,3 +47,15 @@ def test_a_level_hides_what_lies_below_it(stream: io.StringIO) -> None:
     logs.configure("runner", "warning", stream)
     logs.get("x").info("not seen")
     assert stream.getvalue() == ""
+
+
+def test_a_traceback_on_a_terminal_shows_no_values(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> None:
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    logs.configure("gateway", "info", stream)
+    tweaks = {"api_key": "".join(("can", "ary"))}
+    try:
+        tweaks["nothing"]
+    except KeyError:
+        logs.get("x").exception("request failed")
+    assert "KeyError" in stream.getvalue()
+    assert "canary" not in stream.getvalue()
