@@ -1,5 +1,6 @@
 """What a flow may take and see; and that a process which dies, hangs or takes too much harms nobody else."""
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from tests.langflow.bench import Bench, contents, finished
 from tests.langflow.drive import order, play
 from tests.langflow.flowfiles import custom
 
+from perdure.bus.connection import Bus
 from perdure.clock import SystemClock
 from perdure.core import event as ev
 from perdure.core.event import AnyEvent, Status
@@ -17,9 +19,10 @@ from perdure.core.langflow.overrides import Overrides
 from perdure.errors import Unavailable
 from perdure.ids import Tenant
 from perdure.jobs import control
+from perdure.local.server import NatsServer
 from perdure.testing.factory import OWNER
 from perdure_runner.langflow.frames import Ended
-from perdure_runner.langflow.pool import Child, Confines, Pool
+from perdure_runner.langflow.pool import Child, Confines, Pool, visible
 from perdure_runner.langflow.run import LangflowRun
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -251,3 +254,68 @@ async def test_children_that_wait_are_replaced_when_the_process_that_forks_dies(
         again = await pool.take()
         assert again.pid.result() != child.pid.result()
         await again.close()
+
+
+async def test_who_waits_no_longer_for_a_child_takes_the_pool_from_nobody() -> None:
+    async with Pool.running(Confines(ahead=0), SystemClock()) as pool:
+        first = await pool.take()
+        server = parent_of(first.pid.result())
+        await first.close()
+        waiting = asyncio.create_task(pool.take())
+        await asyncio.sleep(0)  # now the fork is asked for, and its answer not heard
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with asyncio.timeout(60):
+            again = await pool.take()
+        assert parent_of(again.pid.result()) == server
+        await again.close()
+
+
+async def test_a_child_that_dies_is_dead_though_what_it_started_holds_its_pipe(bench: Bench) -> None:
+    bench.pass_seconds = 20.0
+    flow = custom("if os.fork() == 0:\n    os.setsid()\n    time.sleep(30)\nos._exit(3)", "import os, time")
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flow, max_failures=1), Status.FAILED)
+    end = events[-1]
+    assert isinstance(end, ev.JobFailed)
+    assert end.data.error.code == "child_died"
+
+
+async def test_what_a_component_starts_has_not_its_pipe(bench: Bench) -> None:
+    """By `os.system` too, which closes no descriptor."""
+    flow = custom("os.system('ls -l /proc/self/fd > fds')\ntext = open('fds').read()", "import os")
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flow))
+    assert "/dev/null" in contents(events)["out01"]
+    assert "socket:" not in contents(events)["out01"]
+
+
+async def test_what_a_component_has_started_dies_with_the_process_that_forks(
+    session_bus: Bus, nats_server: NatsServer, tmp_path: Path, eventually: Callable[..., Awaitable[None]]
+) -> None:
+    told = tmp_path / "pids"
+    flow = custom(
+        "sleeper = subprocess.Popen(['sleep', '300'])\n"
+        f"open({str(told)!r}, 'w').write(f'{{sleeper.pid}} {{os.getppid()}}.')\n"
+        "sleeper.wait()",
+        "import os, subprocess",
+    )
+    async with Pool.running(Confines(ahead=1, environ=visible(os.environ, ())), SystemClock()) as pool:
+        bench = Bench(session_bus, nats_server, pool)
+        async with bench.runner():
+            ref = await bench.submit(flow, max_failures=1)
+            await eventually(lambda: told.exists() and told.read_text().endswith("."), within_seconds=60)
+            sleeper, server = (int(pid) for pid in told.read_text().rstrip(".").split())
+            assert runs(sleeper)
+            os.kill(server, 9)
+            await bench.reached(ref, Status.FAILED)
+            await eventually(lambda: not runs(sleeper))
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there, and no zombie that nobody has buried yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

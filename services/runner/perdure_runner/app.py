@@ -35,7 +35,7 @@ from perdure_runner.attempt import Executor
 from perdure_runner.flows import Flows
 from perdure_runner.intake import Intake
 from perdure_runner.langflow.executing import executing, master_keys
-from perdure_runner.langflow.pool import missing
+from perdure_runner.langflow.extra import missing
 from perdure_runner.register import Registration
 from perdure_runner.suspect import Suspects, ordered
 

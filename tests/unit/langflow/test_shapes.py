@@ -16,7 +16,7 @@ from perdure.core.machine import JobState
 from perdure.errors import Malformed
 from perdure.testing.factory import Story
 from perdure_runner.langflow import frames
-from perdure_runner.langflow.deaths import death, tried_again
+from perdure_runner.langflow.deaths import UNKNOWN, death, tried_again
 from perdure_runner.langflow.flow import flow_file, given
 from perdure_runner.langflow.pool import visible
 
@@ -89,6 +89,11 @@ def test_a_length_beyond_the_bound_is_no_frame() -> None:
 )
 def test_how_a_child_ended_says_why(status: int, code: str) -> None:
     assert death(status).code == code
+
+
+def test_an_end_that_nobody_saw_and_a_signal_without_a_name_are_deaths_too() -> None:
+    assert death(UNKNOWN).message == "the process of the flow was lost"
+    assert death(40).message == "the process of the flow was ended by signal 40"  # a real-time signal
 
 
 def test_a_job_whose_child_died_is_tried_three_times_or_as_often_as_it_says() -> None:

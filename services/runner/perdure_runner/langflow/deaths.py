@@ -13,7 +13,9 @@ from perdure.core.machine import JobState
 from perdure.core.retry import RetryPolicy
 from perdure_runner.langflow.frames import OUT_OF_MEMORY
 
+UNKNOWN: Final = os.EX_OSERR << 8  # the status of a child whose end nobody saw
 POLICY: Final = RetryPolicy(max_failures=3)
+_NAMES: Final = {each.value: each.name for each in signal.Signals}  # without those that have numbers alone
 
 
 class Death(Struct, frozen=True):
@@ -24,11 +26,13 @@ class Death(Struct, frozen=True):
 
 
 def death(status: int) -> Death:
-    """From how it ended, as `waitpid` has it."""
+    """From how it ended, as `waitpid` has it; UNKNOWN where that was never heard."""
+    if status == UNKNOWN:
+        return Death("child_died", "the process of the flow was lost")
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) == OUT_OF_MEMORY:
         return Death("out_of_memory", "the flow took more memory than a process of this runner may")
     if os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
+        name = _NAMES.get(os.WTERMSIG(status), f"signal {os.WTERMSIG(status)}")
         if name == "SIGXCPU":
             return Death("timeout", "the flow took more time of the processor than it may")
         return Death("child_died", f"the process of the flow was ended by {name}")

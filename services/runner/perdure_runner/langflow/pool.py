@@ -6,10 +6,9 @@ with it and another one is started. Nothing of the runner's environment reaches 
 
 import asyncio
 import contextlib
-import importlib.metadata
-import importlib.util
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from msgspec import Struct
 
 from perdure.clock import Clock
 from perdure.errors import Malformed, Unavailable
+from perdure_runner.langflow.deaths import UNKNOWN
 from perdure_runner.langflow.frames import HEAD, FromChild, FromParent, encode, from_child, size
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,6 @@ START_SECONDS: Final = 120.0  # to import lfx
 TAKE_SECONDS: Final = 120.0  # for a child that is ready
 MOST_SAID: Final = 2_000  # characters of an error that are logged
 AGAIN_SECONDS: Final = 2.0  # before the process that forks is started again
-NEEDED: Final = ("lfx", "langchain_openai")
 ALWAYS: Final = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")  # of the runner's environment
 
 
@@ -44,16 +43,6 @@ class Confines(Struct, frozen=True, kw_only=True):
     memory_mb: int = 1024
     cpu_seconds: int = 3_600
     environ: Mapping[str, str] = {}
-
-
-def missing() -> str | None:
-    """What has to be installed before flows of Langflow can run here; None when nothing has."""
-    if any(importlib.util.find_spec(name) is None for name in NEEDED):
-        return "flows of Langflow need the extra: pip install 'perdure[langflow]'"
-    found = importlib.metadata.version("lfx")
-    if not found.startswith("1.13."):
-        return f"flows of Langflow need lfx 1.13, this is {found}: pip install 'perdure[langflow]'"
-    return None
 
 
 def visible(environ: Mapping[str, str], listed: tuple[str, ...]) -> dict[str, str]:
@@ -74,7 +63,7 @@ class Child:
 
     async def open(self) -> None:
         """Connect to it. Raises Unavailable when it could not be forked."""
-        await self.pid
+        await asyncio.shield(self.pid)  # who waits no longer takes nothing from the process that tells it
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._end)
 
     async def send(self, frame: FromParent) -> None:
@@ -99,8 +88,14 @@ class Child:
             self._server.ask(f"kill {self.pid.result()}")
 
     def drop(self) -> None:
-        """Let go of the pipe of one that nobody has opened."""
+        """Let go of the pipe of one that nobody has opened: it ends then."""
         self._end.close()
+
+    def died(self, status: int) -> None:
+        """Note how it ended. What it has said can still be read; what it has started and left behind says no more."""
+        self.status.set_result(status)
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_RD)
 
     async def close(self) -> None:
         """Kill it where it still runs, and let go of the pipe."""
@@ -220,7 +215,11 @@ class _Server:
         if self._gone or not self._waiting:
             raise Unavailable("the process that forks has died")
         child = self._waiting.popleft()
-        await child.open()
+        try:
+            await child.open()
+        except BaseException:
+            child.drop()
+            raise
         return child
 
     async def serve(self) -> None:
@@ -235,7 +234,7 @@ class _Server:
                     child.pid.set_result(int(pid))
                 case ["dead", pid, status]:
                     dead = self._alive.pop(int(pid))
-                    dead.status.set_result(int(status))
+                    dead.died(int(status))
                     if dead in self._waiting:
                         self._waiting.remove(dead)
                         dead.drop()
@@ -288,7 +287,9 @@ class _Server:
         for child in self._forking:
             child.pid.set_exception(Unavailable("the process that forks has died"))
             child.pid.exception()  # somebody may never ask
-        for child in self._alive.values():
-            child.status.set_result(os.EX_OSERR)
+        for pid, child in self._alive.items():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)  # children die with it; what they have started does not
+            child.status.set_result(UNKNOWN)
         for child in self._waiting:
             child.drop()

@@ -6,7 +6,6 @@ is tried again after a back-off, behind what the log has by then. Children of ot
 """
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import Final
 
@@ -33,7 +32,7 @@ from perdure.errors import (
 )
 from perdure.ids import Digest
 from perdure_runner.langflow import asked, telling
-from perdure_runner.langflow.deaths import Death, death, tried_again
+from perdure_runner.langflow.deaths import UNKNOWN, Death, death, tried_again
 from perdure_runner.langflow.flow import LangflowFlow, Unseal
 from perdure_runner.langflow.frames import Broken, Ended, Paused, Start, Stop
 from perdure_runner.langflow.pool import Child, Pool
@@ -172,7 +171,7 @@ class LangflowRun:
             async with asyncio.timeout(BURY_SECONDS):
                 return death(await asyncio.shield(child.status))
         except TimeoutError:
-            return death(os.EX_OSERR)
+            return death(UNKNOWN)
 
     async def _watch(self, child: Child) -> AnyEvent:
         """End the child when the job is cancelled; append what time decides; return what ends the job meanwhile."""

@@ -89,6 +89,7 @@ class ForkServer:
         match line.split():
             case ["fork"]:
                 end = socket.socket(fileno=self._ends.pop(0))
+                end.set_inheritable(False)  # what came over a socket is not, by itself
                 pid = os.fork()
                 if pid == 0:
                     self._child(end)
