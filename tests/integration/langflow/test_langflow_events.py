@@ -14,6 +14,7 @@ from tests.unit.langflow import recordings
 
 from perdure.bus.connection import Bus
 from perdure.bus.delta import Deltas
+from perdure.clock import SystemClock
 from perdure.core import event as ev
 from perdure.core.alarm import due, orphan_at
 from perdure.seal import MasterKeys
@@ -309,6 +310,34 @@ async def test_080_too_many_calls_are_429_with_retry_after_and_nothing_half_writ
     assert (answer.status, answer.body["detail"]["code"]) == (429, "QUOTA_EXCEEDED")
     assert int(answer.headers["Retry-After"]) > 0
     assert (await api.run(mode="background", idempotency_key="k")).body["status"] == "queued"
+
+
+async def test_066_a_burst_of_log_lines_holds_nothing_up(langflows: Api, bus: Bus) -> None:
+    hand = await langflows.background("agent")
+    await hand.start()
+    data = {"ids": ["Agent-1"], "to_run": ["Agent-1"]}
+    at = await hand.add(ev.ProgressData(name="langflow.pass", occurrence=1, total=3.0, data=data))
+    deltas = Deltas(bus)
+    body = {"v": 1, "type": "delta.log", "job_id": hand.ref.job, "attempt": 1, "after": at.event.seq}
+    body |= {"step": "Agent-1", "occurrence": 1, "level": "info"}
+    async with opened(langflows, hand) as response:
+        text = await until(response, '"event": "vertices_sorted"')
+        for n in range(1, 401):
+            deltas.publish(hand.ref, json.dumps(body | {"n": n, "text": f"line {n}"}).encode())
+        await hand.complete(**{"ChatOutput-1": "done"})
+        text += await until(response, '"event": "end"')
+    shown = [json.loads(data) for data, _ in frames(text)]
+    lines = [frame["data"]["message"] for frame in shown if frame["event"] == "log"]
+    assert lines == [f"line {n}" for n in range(1, 401)][: len(lines)]  # what came behind the end is nobody's
+    assert (await langflows.status(hand.ref.job)).body["status"] == "completed"
+
+
+async def test_081_a_deep_queue_makes_no_submit_slow(api: Api) -> None:
+    for _ in range(10):
+        await asyncio.gather(*(api.background() for _ in range(30)))
+    began = SystemClock().monotonic()
+    await api.background()
+    assert SystemClock().monotonic() - began < 1.0
 
 
 async def test_069_a_job_is_told_in_the_protocol_that_it_was_submitted_with(api: Api) -> None:

@@ -74,6 +74,19 @@ async def test_038_what_has_ended_stays_as_it_is(api: Api) -> None:
         assert (await api.status(hand.ref.job)).body["status"] == status
 
 
+@pytest.mark.parametrize("mode", ["sync", "stream"])
+async def test_041_a_run_that_somebody_waits_for_is_stopped_too(api: Api, mode: str) -> None:
+    call, hand = await api.waiting(mode=mode)
+    answer = await api.stop(hand.ref.job)
+    assert (answer.status, answer.body["status"]) == (200, "cancelled")
+    told = await call
+    if mode == "sync":
+        assert told.body["status"] == "cancelled"
+    else:
+        assert '"event": "cancelled"' in told.raw.decode()
+    assert (await api.status(hand.ref.job)).body["status"] == "cancelled"
+
+
 async def test_039_after_the_200_the_job_has_ended_though_nobody_listens(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
