@@ -67,6 +67,7 @@ class Bench:
         self.desk = Desk(self.eventlog, self.doorbells, self.clock)
         self.overrides = Overrides()
         self.pass_seconds = 60.0
+        self.memory: list[dict[str, Any]] = []
         self.watch: Watch = lambda run, event: None
 
     @asynccontextmanager
@@ -105,7 +106,7 @@ class Bench:
                 await pulling
 
     def _run(self, flow: LangflowFlow, port: LogPort) -> LangflowRun:
-        run = LangflowRun(flow, port, self.pool, self.eventlog.blobs, self._unseal, self.pass_seconds)
+        run = LangflowRun(flow, port, self.pool, self.eventlog.blobs, self._unseal, self.pass_seconds, self._others)
         append = port.append
 
         async def watched(decide: Any, refs: Any = ()) -> AnyEvent | None:
@@ -116,6 +117,10 @@ class Bench:
 
         port.append = watched  # type: ignore[method-assign]  # a test looks on
         return run
+
+    async def _others(self, ref: JobRef) -> list[dict[str, Any]]:
+        """What other jobs of the session have said: as the bench says."""
+        return self.memory
 
     async def _unseal(self, tenant: Tenant, submitted: ev.SubmittedData) -> Overrides:
         """Of the bench, or the job's own: sealed by nobody here."""

@@ -22,7 +22,7 @@ async def up(folder: Path) -> AsyncIterator[tuple[UpProcess, aiohttp.ClientSessi
     async with launched(folder / "data", environ=environ, log=folder / "up.log") as running:
         client = running.client
         assert client is not None
-        headers = {"x-api-key": str(client.key)}
+        headers = {"x-api-key": str(client.key), "Authorization": f"Bearer {client.key}"}
         async with aiohttp.ClientSession(client.url, headers=headers) as http:
             yield running, http
 
@@ -109,4 +109,32 @@ async def test_a_client_of_langflow_runs_its_flows_and_answers_their_gates(tmp_p
             "output",
             "end",
         ]
+        assert await running.stop() == 0
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_086_the_memory_of_a_session_is_seen_by_its_next_run_and_by_no_other(tmp_path: Path) -> None:
+    flow = flowfiles.custom(
+        "said = await aget_messages(session_id=self.graph.session_id, order='ASC')\n"
+        "text = '|'.join(f'{m.sender}:{m.text}' for m in said)",
+        "from lfx.memory import aget_messages",
+    )
+    async with up(tmp_path) as (running, http):
+        status, stored = await call(http, "POST", "/api/v1/flows/", flow)
+        assert status == 201, stored
+
+        async def said(text: str, session: str | None) -> str:
+            body = {"flow_id": stored["id"], "input_value": text, "session_id": session}
+            status, done = await call(http, "POST", "/api/v2/workflows", body)
+            assert (status, done.get("status")) == (200, "completed"), done
+            while done["job_id"] not in str(await call(http, "GET", "/api/jobs?status=completed")):
+                await SystemClock().sleep(0.05)  # the projection is what the next run is found in
+            return str(done["output"]["text"])
+
+        first = await said("one", "s")
+        assert first == "User:one"
+        assert await said("two", "s") == f"User:one|Machine:{first}|User:two"
+        assert await said("three", "other") == "User:three"
+        assert await said("four", None) == "User:four"
+        assert await said("five", None) == "User:four|Machine:User:four|User:five"
         assert await running.stop() == 0

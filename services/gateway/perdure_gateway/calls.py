@@ -1,4 +1,4 @@
-"""What runners ask: `call.register`, `call.submit`. What a job may do stands in its log, never in a message."""
+"""What runners ask: `call.register submit messages`. What a job may do stands in its log, never in a message."""
 
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -10,7 +10,18 @@ from msgspec import Struct
 from perdure import probe
 from perdure.bus import callbodies as said
 from perdure.bus.call import Handler
-from perdure.bus.callbodies import FORMAT, REGISTER, SUBMIT, Register, Registered, Submit, Submitted
+from perdure.bus.callbodies import (
+    FORMAT,
+    MESSAGES,
+    REGISTER,
+    SUBMIT,
+    Messages,
+    MessagesOf,
+    Register,
+    Registered,
+    Submit,
+    Submitted,
+)
 from perdure.core import codec
 from perdure.core import event as ev
 from perdure.core.instant import Instant, seconds_between
@@ -25,6 +36,7 @@ from perdure_gateway.accept import fitting
 from perdure_gateway.flowheads import FlowHeads
 from perdure_gateway.keys import DESK, FLOWS, SQL
 from perdure_gateway.registry import Registry
+from perdure_gateway.sessions import Sessions
 from perdure_gateway.strict import InvalidJson
 
 LEAST_SECONDS: Final = 1.0  # of a child whose parent's deadline is about to pass
@@ -37,6 +49,7 @@ def handlers(app: web.Application) -> Mapping[str, Handler]:
     """The calls that the application answers, by verb."""
     registry = Registry(app[SQL], app[FLOWS], app[DESK].clock)
     children = Children(app[DESK], app[FLOWS])
+    sessions = Sessions(app[DESK], app[SQL])
 
     async def register(body: bytes) -> Registered:
         return await registry.register(_read(body, Register))
@@ -44,7 +57,10 @@ def handlers(app: web.Application) -> Mapping[str, Handler]:
     async def child(body: bytes) -> Submitted:
         return await children.submit(_read(body, Submit))
 
-    return {REGISTER: register, SUBMIT: child}
+    async def messages(body: bytes) -> Messages:
+        return await sessions.messages(_read(body, MessagesOf))
+
+    return {REGISTER: register, SUBMIT: child, MESSAGES: messages}
 
 
 class Children:

@@ -34,8 +34,8 @@ from perdure.service import Service
 from perdure_runner.attempt import Executor
 from perdure_runner.flows import Flows
 from perdure_runner.intake import Intake
-from perdure_runner.langflow.executing import executing, master_keys
 from perdure_runner.langflow.extra import missing
+from perdure_runner.langflow.wiring import master_keys, runs
 from perdure_runner.register import Registration
 from perdure_runner.suspect import Suspects, ordered
 
@@ -149,7 +149,7 @@ async def _assembled(
         desk = Desk(eventlog, doorbells, clock)
         langflow = None
         if settings.langflow:
-            langflow = await stack.enter_async_context(executing(settings, eventlog, clock))
+            langflow = await stack.enter_async_context(runs(settings, eventlog, Calls(bus), clock))
         executor = Executor(Deltas(bus), partial(news, bus), desk, chance, Calls(bus), langflow)
         intake = Intake(
             runner=runner,

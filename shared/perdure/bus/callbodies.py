@@ -14,6 +14,7 @@ from perdure.ids import Digest, FlowId, JobId, Queue, RunnerId, Tenant
 FORMAT: Final = 1
 REGISTER: Final = "register"
 SUBMIT: Final = "submit"
+MESSAGES: Final = "messages"
 
 Priority = Literal["low", "normal", "high"]
 Schema = dict[str, Any]  # JSON Schema, 2020-12
@@ -93,3 +94,18 @@ class Submitted(Struct, frozen=True, kw_only=True):
 
     v: int = FORMAT
     job_id: JobId
+
+
+class MessagesOf(Struct, frozen=True, kw_only=True):
+    """`call.messages`: the job that asks what other jobs of its session have said."""
+
+    v: int = FORMAT
+    tenant: Tenant
+    job: JobId
+
+
+class Messages(Struct, frozen=True, kw_only=True):
+    """The reply: messages as Langflow records them, oldest first."""
+
+    v: int = FORMAT
+    messages: tuple[dict[str, Any], ...] = ()

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from perdure.core import event as ev
 from perdure.core.instant import Instant
-from perdure.core.langflow import entry
+from perdure.core.langflow import entry, memory
 from perdure.core.langflow.entry import Entry, Finished
 from perdure.core.machine import JobState
 from perdure.errors import Malformed
@@ -138,3 +138,14 @@ def test_the_journal_of_a_log_needs_an_entry_in_every_step() -> None:
     event = ev.StepCompleted(v=1, id="e", seq=3, attempt=1, at=NOW, status=ev.Status.RUNNING, data=data)  # type: ignore[arg-type]  # an id
     with pytest.raises(Malformed):
         entry.journal([event])
+
+
+def test_the_memory_holds_what_finished_components_said_and_nobody_took_back() -> None:
+    story = Story()
+    story.submitted()
+    story.started()
+    for name, step, removed in (("m1", "a", False), ("m2", "a", False), ("m2", "a", True), ("m3", "b", False)):
+        original = None if removed else {"id": name, "text": "x"}
+        story.add(ev.MessageData(message_id=name, role="user", text="x", step=step, original=original, removed=removed))
+    story.step("a", {})
+    assert memory.said(story.events) == [{"id": "m1", "text": "x"}]

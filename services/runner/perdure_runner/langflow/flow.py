@@ -7,10 +7,11 @@ import msgspec
 from msgspec import Struct
 
 from perdure.core import event as ev
+from perdure.core.event import UserValue
 from perdure.core.langflow.given import Given
 from perdure.core.langflow.overrides import Overrides
 from perdure.errors import Malformed
-from perdure.ids import Digest, Tenant
+from perdure.ids import Digest, JobRef, Tenant
 
 
 class LangflowFlow(Struct, frozen=True):
@@ -23,6 +24,10 @@ class LangflowFlow(Struct, frozen=True):
 
 Unseal = Callable[[Tenant, ev.SubmittedData], Awaitable[Overrides]]
 """Opens what is sealed with a job. Raises Unavailable where the key is not here, Malformed."""
+
+
+Recollect = Callable[[JobRef], Awaitable[list[dict[str, UserValue]]]]
+"""What other jobs of a job's session have said, oldest first. Raises Unavailable."""
 
 
 def flow_file(definition: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """What parent and child say to each other: frames of msgspec's JSON, each behind its length in four bytes.
 
-The parent says `Start` once and `Stop` at most once; the child everything else, in the order in which it happened. A
-child that ends without `Ended`, `Paused` or `Broken` has died.
+The parent says `Start` once, `Stop` at most once, and `Recalled` when it is asked; the child everything else, in the
+order in which it happened. A child that ends without `Ended`, `Paused` or `Broken` has died.
 """
 
 from typing import Final, Literal
@@ -45,6 +45,12 @@ class Stop(Struct, frozen=True, tag_field="frame", tag=True):
     """`cancel`: end now. `drain`: let the components that run end, start no more."""
 
     how: Literal["cancel", "drain"]
+
+
+class Recalled(Struct, frozen=True, tag_field="frame", tag=True):
+    """What other jobs of the session have said, oldest first."""
+
+    messages: list[dict[str, UserValue]]
 
 
 class Planned(Struct, frozen=True, kw_only=True, tag_field="frame", tag=True):
@@ -108,6 +114,10 @@ class Live(Struct, frozen=True, kw_only=True, tag_field="frame", tag=True):
     data: dict[str, UserValue]
 
 
+class Recall(Struct, frozen=True, tag_field="frame", tag=True):
+    """A component reads the chat memory: `Recalled` is to answer, once."""
+
+
 class Ended(Struct, frozen=True, kw_only=True, tag_field="frame", tag=True):
     """The flow has run to its end; `skipped` never ran and should not have."""
 
@@ -130,8 +140,8 @@ class Broken(Struct, frozen=True, kw_only=True, tag_field="frame", tag=True):
     package: str | None = None
 
 
-FromParent = Start | Stop
-FromChild = Planned | Begun | Done | Raised | Asks | Said | Live | Ended | Paused | Broken
+FromParent = Start | Stop | Recalled
+FromChild = Planned | Begun | Done | Raised | Asks | Said | Live | Recall | Ended | Paused | Broken
 
 _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 _from_parent: Final[msgspec.json.Decoder[FromParent]] = msgspec.json.Decoder(FromParent)

@@ -15,7 +15,7 @@ import structlog
 from perdure.bus.blob import Blobs
 from perdure.core import event as ev
 from perdure.core.alarm import decides_at, due
-from perdure.core.event import TERMINAL, AnyData, AnyEvent
+from perdure.core.event import AnyData, AnyEvent
 from perdure.core.machine import JobState
 from perdure.engine import ends
 from perdure.engine.failure import failure
@@ -33,8 +33,9 @@ from perdure.errors import (
 from perdure.ids import Digest
 from perdure_runner.langflow import asked, telling
 from perdure_runner.langflow.deaths import UNKNOWN, Death, death, tried_again
-from perdure_runner.langflow.flow import LangflowFlow, Unseal
-from perdure_runner.langflow.frames import Broken, Ended, Paused, Start, Stop
+from perdure_runner.langflow.ending import asleep, failed
+from perdure_runner.langflow.flow import LangflowFlow, Recollect, Unseal
+from perdure_runner.langflow.frames import Broken, Ended, Paused, Recall, Recalled, Start, Stop
 from perdure_runner.langflow.pool import Child, Pool
 from perdure_runner.langflow.recording import Recording
 from perdure_runner.port import LogPort
@@ -51,10 +52,18 @@ class LangflowRun:
     """Runs `flow` for the job of `port`, whose `attempt.started` is in the log already."""
 
     def __init__(
-        self, flow: LangflowFlow, port: LogPort, pool: Pool, blobs: Blobs, unseal: Unseal, pass_seconds: float
+        self,
+        flow: LangflowFlow,
+        port: LogPort,
+        pool: Pool,
+        blobs: Blobs,
+        unseal: Unseal,
+        pass_seconds: float,
+        recall: Recollect,
     ) -> None:
+        """`recall` tells what other jobs of the session have said."""
         self._flow, self._port, self._pool, self._blobs = flow, port, pool, blobs
-        self._unseal, self._pass_seconds = unseal, pass_seconds
+        self._unseal, self._pass_seconds, self._recall = unseal, pass_seconds, recall
         self._child: Child | None = None
         self._telling: asyncio.Task[None] | None = None
         self._recording: Recording | None = None
@@ -160,9 +169,14 @@ class LangflowRun:
                 while (frame := await child.receive()) is not None:
                     if isinstance(frame, Ended | Paused | Broken):
                         return frame
-                    await recording.take(frame)
+                    if isinstance(frame, Recall):
+                        await child.send(Recalled(await self._recall(self._port.ref)))
+                    else:
+                        await recording.take(frame)
         except TimeoutError:
             return Death("timeout", f"no end within {self._pass_seconds:g} s")
+        except Unavailable as exc:
+            return Death("unavailable", f"something that the flow needs is away: {exc}")
         except TooLarge as exc:
             return Broken(code="too_large", message=str(exc))
         except Malformed as exc:
@@ -245,7 +259,7 @@ class LangflowRun:
         self, code: str, message: str, component: str | None = None, details: dict[str, str] | None = None
     ) -> AnyEvent | None:
         error = msgspec.structs.replace(failure(code, message, False, component), details=details or {})
-        return await self._append(lambda job: _failed(job, error))
+        return await self._append(lambda job: failed(job, error))
 
     async def _died(self, how: Death, recording: Recording) -> AnyEvent | None:
         """Note the failure at the components that ran, and try again later, or no more."""
@@ -275,25 +289,3 @@ class LangflowRun:
     async def _append(self, decide: Callable[[JobState], AnyData | None]) -> AnyEvent | None:
         """Append the end of the attempt; None when it no longer fits: look again."""
         return await self._port.append(decide)
-
-
-def asleep(job: JobState) -> ev.SuspendedData | None:
-    """The suspension of a job whose requests are open: it goes on when all of them are settled. None: none is."""
-    if not job.asked:
-        return None
-    waits = [
-        ev.Waiting(kind="input", path=r.path, name=r.name, occurrence=r.occurrence, request_id=r.id, until=r.expires_at)
-        for r in job.asked.values()
-    ]
-    return ev.SuspendedData(
-        waiting=tuple(waits),
-        resume="all",
-        wake_at=min((w.until for w in waits if w.until is not None), default=None),
-    )
-
-
-def _failed(job: JobState, error: ev.Failure) -> AnyData:
-    if job.cancel is not None or job.status in TERMINAL:
-        return ends.terminal(job, None, None, ())
-    assert job.fingerprint is not None, "a job that runs was submitted"
-    return ev.FailedData(error=error, failures=job.failures, fingerprint=job.fingerprint)

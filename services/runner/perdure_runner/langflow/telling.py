@@ -1,13 +1,13 @@
 """What a child is told: all that the log says of the job so far, so that it goes on as if nothing had happened."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from perdure.core import event as ev
 from perdure.core.event import AnyEvent, UserValue
-from perdure.core.langflow import entry
+from perdure.core.langflow import entry, memory
 from perdure.core.langflow.entry import journal
 from perdure.core.langflow.flow import user
 from perdure.core.langflow.overrides import Overrides
@@ -50,23 +50,8 @@ def start(
         journal=done,
         decisions=decisions(job),
         threads=dict(threads),
-        messages=[m for m in messages(events, {step.component for step in done}).values()],
+        messages=memory.said(events),
     )
-
-
-def messages(log: Iterable[AnyEvent], finished: set[str]) -> dict[str, dict[str, Any]]:
-    """The chat messages that the log holds, by id, as Langflow records them. Those of a component that has not finished
-    do not count: it says them again.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for event in log:
-        if isinstance(event, ev.Message):
-            said = event.data
-            if said.removed:
-                found.pop(said.message_id, None)
-            elif said.step in finished and isinstance(said.original, dict):
-                found[said.message_id] = said.original
-    return found
 
 
 def left_over(log: Iterable[AnyEvent], component: str) -> list[str]:

@@ -1,7 +1,9 @@
-"""The chat memory of a session, in place of lfx's own, which stores nothing: what the job's log holds, and what the
-pass adds. A message goes to the parent as an event of its own.
+"""The chat memory of a session, in place of lfx's own, which stores nothing: what the job's log holds, what other jobs
+of the session have said, and what the pass adds. A message goes to the parent as an event of its own.
 """
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +17,12 @@ from perdure.ids import new_event_id
 class Memory:
     """The messages of one pass, oldest first, by id."""
 
-    def __init__(self, known: list[dict[str, UserValue]]) -> None:
-        self._messages: dict[str, Any] = {str(said["id"]): Message(**said) for said in known if said.get("id")}
+    def __init__(self, known: list[dict[str, UserValue]], recall: Callable[[], Awaitable[list[Any]]]) -> None:
+        """`recall` asks what other jobs of the session have said; nobody is asked before somebody looks."""
+        self._messages: dict[str, Any] = _records(known)
+        self._recall = recall
+        self._recalled = asyncio.Lock()
+        self._whole = False
 
     def install(self) -> None:
         """Have lfx store and look here."""
@@ -74,6 +80,11 @@ class Memory:
         self._messages.pop(str(id_), None)
 
     async def aget_messages(self, **wanted: Any) -> list[Any]:
+        async with self._recalled:
+            if not self._whole:
+                others = _records(await self._recall())
+                self._messages = {**others, **self._messages}
+                self._whole = True
         return self.get_messages(**wanted)
 
     def get_messages(
@@ -98,6 +109,10 @@ class Memory:
         if (order or "").upper() == "DESC":
             found.reverse()
         return found[:limit] if limit else found
+
+
+def _records(said: list[dict[str, UserValue]]) -> dict[str, Any]:
+    return {str(message["id"]): Message(**message) for message in said if message.get("id")}
 
 
 def _fits(message: Any, **wanted: Any) -> bool:

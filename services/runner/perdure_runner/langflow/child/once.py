@@ -32,6 +32,8 @@ from perdure_runner.langflow.frames import (
     Paused,
     Planned,
     Raised,
+    Recall,
+    Recalled,
     Start,
     Stop,
 )
@@ -61,6 +63,7 @@ class Pass:
         self._failed: Raised | None = None
         self._stop: str | None = None
         self._graph: Any = None
+        self._recalled: asyncio.Future[list[Any]] | None = None
 
     async def run(self) -> None:
         """Run, and say at last how it ended."""
@@ -78,7 +81,7 @@ class Pass:
         if (other := next((s.entry.lfx for s in start.journal if s.entry.lfx != LFX), None)) is not None:
             return Broken(code="code_changed", message=f"lfx {other} began the job, this is lfx {LFX}")
         GUARD.begin(self._requests, start.tweaks)
-        Memory(start.messages).install()
+        Memory(start.messages, self._recall).install()
         try:
             self._graph = graph = await graph_of(start)
         except MemoryError:
@@ -205,10 +208,20 @@ class Pass:
             said = self._pipe.glance()
         except (EOFError, OSError):
             os._exit(PARENT_GONE)
-        if isinstance(said, Stop):
-            self._stop = said.how
-            if said.how == "cancel":
-                running.cancel()
+        match said:
+            case Stop(how=how):
+                self._stop = how
+                if how == "cancel":
+                    running.cancel()
+            case Recalled(messages=messages) if self._recalled is not None:
+                self._recalled.set_result(messages)
+            case _:
+                pass
+
+    async def _recall(self) -> list[Any]:
+        self._recalled = asyncio.get_running_loop().create_future()
+        self._pipe.send(Recall())
+        return await self._recalled
 
 
 def done(graph: Any, vertex: Any, result: Any) -> Done:

@@ -1,13 +1,17 @@
-"""Wires what a runner needs to execute flows of Langflow: the processes, what they see, the keys of what is sealed."""
+"""What a runner of Langflow flows is put together from: its settings, its processes, what gateways tell it."""
 
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
+from perdure.bus.call import Calls
+from perdure.bus.callbodies import MESSAGES, Messages, MessagesOf
 from perdure.bus.eventlog import EventLog
-from perdure.clock import SystemClock
+from perdure.clock import Clock
 from perdure.config import RunnerSettings
+from perdure.ids import JobRef
 from perdure.jobs.overrides import opened
 from perdure.seal import MasterKeys
 from perdure_runner.langflow.flow import LangflowFlow
@@ -15,12 +19,12 @@ from perdure_runner.langflow.pool import Confines, Pool, visible
 from perdure_runner.langflow.run import LangflowRun
 from perdure_runner.port import LogPort
 
+Start = Callable[[LangflowFlow, LogPort], LangflowRun]
+
 
 @asynccontextmanager
-async def executing(
-    settings: RunnerSettings, eventlog: EventLog, clock: SystemClock
-) -> AsyncIterator[Callable[[LangflowFlow, LogPort], LangflowRun]]:
-    """What makes a run of a flow for a job's port, while the processes for them are kept ready."""
+async def runs(settings: RunnerSettings, eventlog: EventLog, calls: Calls, clock: Clock) -> AsyncIterator[Start]:
+    """Makes the runs of Langflow flows; their processes end with the context."""
     confines = Confines(
         ahead=settings.langflow_ahead,
         memory_mb=settings.langflow_memory_mb,
@@ -28,10 +32,19 @@ async def executing(
         environ=visible(os.environ, settings.langflow_environ),
     )
     open_sealed = partial(opened, master_keys(settings), eventlog.blobs.get)
+    recall = partial(_recall, calls)
     async with Pool.running(confines, clock) as pool:
-        yield lambda flow, port: LangflowRun(flow, port, pool, eventlog.blobs, open_sealed, settings.langflow_seconds)
+        yield lambda flow, port: LangflowRun(
+            flow, port, pool, eventlog.blobs, open_sealed, settings.langflow_seconds, recall
+        )
 
 
 def master_keys(settings: RunnerSettings) -> MasterKeys:
-    """The keys of what is sealed with jobs; none where the operator has given none."""
+    """The keys that open what is sealed with jobs."""
     return MasterKeys(None if settings.master_key is None else settings.master_key.get_secret_value())
+
+
+async def _recall(calls: Calls, ref: JobRef) -> list[dict[str, Any]]:  # Any: JSON
+    """What other jobs of the session have said."""
+    reply = await calls.ask(MESSAGES, MessagesOf(tenant=ref.tenant, job=ref.job), Messages)
+    return list(reply.messages)
