@@ -327,8 +327,8 @@ async def test_066_a_burst_of_log_lines_holds_nothing_up(langflows: Api, bus: Bu
         await hand.complete(**{"ChatOutput-1": "done"})
         text += await until(response, '"event": "end"')
     shown = [json.loads(data) for data, _ in frames(text)]
-    lines = [frame["data"]["message"] for frame in shown if frame["event"] == "log"]
-    assert lines == [f"line {n}" for n in range(1, 401)][: len(lines)]  # what came behind the end is nobody's
+    lines = [int(frame["data"]["message"].removeprefix("line ")) for frame in shown if frame["event"] == "log"]
+    assert lines == sorted(set(lines))  # some may be missing: they are told live and kept nowhere
     assert (await langflows.status(hand.ref.job)).body["status"] == "completed"
 
 
