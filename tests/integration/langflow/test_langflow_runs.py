@@ -216,6 +216,29 @@ async def test_030_another_body_or_flow_under_the_key_is_422(api: Api) -> None:
         assert answer.body["detail"]["job_id"] == hand.ref.job
 
 
+@pytest.mark.parametrize("end", ["completed", "failed"])
+async def test_030_the_key_of_a_job_that_was_deleted_makes_nothing(api: Api, project: Project, end: str) -> None:
+    hand = await api.background(idempotency_key="k")
+    if end == "completed":
+        await echoed(hand)
+    else:
+        await hand.start()
+        await fail(hand)
+    await project(hand)
+    assert (await api.gateway.client.call("DELETE", f"/api/jobs/{hand.ref.job}")).status == 204
+    for mode in ("background", "sync", "stream"):
+        async with asyncio.timeout(10):
+            answer = await api.run(
+                "lf-echo",
+                {"Idempotency-Key": "k"} if mode != "background" else None,
+                mode=mode,
+                input_value="hello",
+                **({"idempotency_key": "k"} if mode == "background" else {}),
+            )
+        assert (answer.status, answer.body["detail"]["code"]) == (422, "IDEMPOTENCY_KEY_REUSED"), answer.raw
+        assert "deleted" in answer.body["detail"]["message"]
+
+
 async def test_030_two_keys_that_differ_are_refused(api: Api) -> None:
     answer = await api.run("lf-echo", {"Idempotency-Key": "a"}, mode="background", idempotency_key="b")
     assert (answer.status, answer.body["detail"][0]["loc"]) == (422, ["header", "idempotency-key"])

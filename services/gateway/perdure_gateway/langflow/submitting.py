@@ -20,7 +20,7 @@ from perdure.jobs.submit import DEADLINE_SECONDS, Accepted, Submission, submit
 from perdure.jobs.supersede import supersede
 from perdure_gateway.auth import CALLER
 from perdure_gateway.fullness import refused
-from perdure_gateway.keys import DESK, FULLNESS, LANGFLOW, MASTER_KEYS, METRICS, SQL
+from perdure_gateway.keys import DELETED, DESK, FULLNESS, LANGFLOW, MASTER_KEYS, METRICS, SQL
 from perdure_gateway.langflow.fitting import Run
 from perdure_gateway.langflow.models import Mode, RunBody
 from perdure_gateway.langflow.runners import require
@@ -55,6 +55,8 @@ async def submitted(request: web.Request, run: Run) -> Accepted:
     n = 0
     while True:
         job = idempotency.job_id(caller.tenant, caller.principal, key, n)
+        if await request.app[DELETED].has(JobRef(caller.tenant, job)):  # its log reads as empty, and is not
+            raise _reused(job, "The job that this idempotency key has made was deleted.")
         before = await JobLog.load(desk.eventlog, JobRef(caller.tenant, job), desk.clock)
         match idempotency.use(before.state, run.fingerprint):
             case Use.SUBMIT:
@@ -72,8 +74,7 @@ async def submitted(request: web.Request, run: Run) -> Accepted:
                 n += 1
 
 
-def _reused(job: JobId) -> refusal.Refusal:
-    text = "The idempotency key belongs to a request with another body."
+def _reused(job: JobId, text: str = "The idempotency key belongs to a request with another body.") -> refusal.Refusal:
     return refusal.coded(422, "Idempotency key reused", "IDEMPOTENCY_KEY_REUSED", text, job_id=job)
 
 
