@@ -313,6 +313,20 @@ async def test_what_a_component_has_started_dies_with_the_process_that_forks(
             await eventually(lambda: not runs(sleeper))
 
 
+async def test_a_component_that_asks_in_words_of_its_own_fails_and_the_runner_goes_on(bench: Bench) -> None:
+    flow = custom(
+        "self._vertex.graph.request_pause('mine', {'request_id': 'x', 'timeout_seconds': 'soon'})\n"
+        "await asyncio.sleep(30)",
+        "import asyncio",
+    )
+    async with bench.runner():
+        events = await bench.reached(await bench.submit(flow, max_failures=1), Status.FAILED)
+    end = events[-1]
+    assert isinstance(end, ev.JobFailed)
+    assert "asks in words that are no request's" in end.data.error.message
+    assert (end.attempt, end.data.error.step) == (1, "Sleeper-own01")
+
+
 def runs(pid: int) -> bool:
     """Whether the process is there, and no zombie that nobody has buried yet."""
     try:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from perdure.core import event as ev
 from perdure.core.instant import Instant
 from perdure.core.machine import JobState, Settled
-from perdure.errors import RequestExpired, RequestWithdrawn
+from perdure.errors import Malformed, RequestExpired, RequestWithdrawn
 from perdure.ids import Digest, JobId, JobRef, Principal, RequestId, Tenant
 from perdure.testing.factory import OWNER, Story
 from perdure_runner.langflow import asked
@@ -138,3 +138,24 @@ def test_an_agent_that_asks_anew_takes_the_place_of_its_older_request() -> None:
     assert asked.decisions(gone) == {}
     second = asked.request_of(again, "Agent-a1", REF, gone, NOW, None)
     assert (second.reasks, second.occurrence) == (first.id, 2)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"request_id": "x"},
+        {**GATE, "timeout_seconds": "soon"},
+        {**GATE, "timeout_seconds": float("nan")},
+        {**GATE, "timeout_seconds": []},
+        {**GATE, "options": 5},
+        {**GATE, "options": ["approve"]},
+        {**GATE, "options": [{"label": "Approve"}]},
+        {**GATE, "options": [], "allowed_decisions": []},
+        {**GATE, "allowed_decisions": None},
+        {**TOOL, "action_requests": 5},
+    ],
+    ids=range(10),
+)
+def test_a_request_in_words_of_a_components_own_is_malformed(raw: dict[str, Any]) -> None:
+    with pytest.raises(Malformed, match="HumanInput-g1 asks in words that are no request's"):
+        request(raw)

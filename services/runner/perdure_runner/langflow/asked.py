@@ -14,7 +14,7 @@ from perdure.core.event import UserValue
 from perdure.core.instant import Instant, later
 from perdure.core.machine import JobState, Settled
 from perdure.core.request import proposal_digest
-from perdure.errors import RequestExpired, RequestWithdrawn
+from perdure.errors import Malformed, RequestExpired, RequestWithdrawn
 from perdure.ids import Digest, JobRef, request_id
 
 EXTERNAL: Final = "langflow"  # names of external ids
@@ -29,7 +29,18 @@ _OPEN: Final[dict[str, UserValue]] = {"type": "object"}  # what values go with a
 def request_of(
     raw: Mapping[str, Any], component: str, ref: JobRef, job: JobState, now: Instant, thread: Digest | None
 ) -> ev.Request:
-    """The request that `component` makes by `raw`, as the next event of the job would ask it."""
+    """The request that `component` makes by `raw`, as the next event of the job would ask it. Raises Malformed: any
+    component can make one, in whatever words.
+    """
+    try:
+        return _request(raw, component, ref, job, now, thread)
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise Malformed(f"{component} asks in words that are no request's: {exc!r}") from exc
+
+
+def _request(
+    raw: Mapping[str, Any], component: str, ref: JobRef, job: JobState, now: Instant, thread: Digest | None
+) -> ev.Request:
     assert job.submitted is not None, "a job that runs was submitted"
     kind, prompt = str(raw.get("kind", "")), str(raw.get("prompt") or "")
     tools = list(raw.get("action_requests") or [])
@@ -39,6 +50,8 @@ def request_of(
     again = next((r for r in reversed(before) if withdrawn_as_reasked(job, r)), None)
     seconds = raw.get("timeout_seconds")
     wait = DEFAULT_SECONDS if seconds is None else float(seconds)
+    if wait != wait:
+        raise ValueError("a time that is no number")
     return ev.Request(
         id=request_id(ref.job, job.seq + 1),
         job_id=ref.job,
@@ -133,7 +146,10 @@ def _actions(raw: Mapping[str, Any]) -> tuple[ev.Action, ...]:
     """Its options; what is allowed beside them, such as the branch of a time-out, comes behind."""
     made = [ev.Action(id=str(o["action_id"]), label=str(o.get("label") or o["action_id"])) for o in raw["options"]]
     known = {action.id for action in made}
-    return (*made, *(ev.Action(id=name) for name in map(str, raw.get("allowed_decisions", ())) if name not in known))
+    found = (*made, *(ev.Action(id=name) for name in map(str, raw.get("allowed_decisions", ())) if name not in known))
+    if not found:
+        raise ValueError("nothing that could be answered")
+    return found
 
 
 def _on_timeout(raw: Mapping[str, Any]) -> ev.OnTimeout | None:
