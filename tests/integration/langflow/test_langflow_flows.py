@@ -1,11 +1,16 @@
 """The part of `/api/v1` that Langflow's clients need, compared with the recordings 35 to 38."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from tests.integration.gateway.conftest import Answer
 from tests.integration.langflow.conftest import Api, Somebody
 from tests.integration.langflow.replay import Replay
 from tests.unit.langflow.recordings import step, steps
+
+from perdure_gateway import bodies
 
 EMPTY: dict[str, Any] = {"nodes": [], "edges": [], "viewport": {"x": 0, "y": 0, "zoom": 1}}
 OTHER_MESSAGES = ("create, no name", "create, no edges", "create, no nodes", "create, bad endpoint", "get, bad id")
@@ -93,3 +98,59 @@ async def test_a_graph_flow_is_listed_and_changed_elsewhere(api: Api) -> None:
     path = f"/api/v1/flows/{api.flows['lf-echo']}"
     assert (await api.call("PATCH", path, {"name": "x"})).status == 409
     assert (await api.call("DELETE", path)).status == 409
+
+
+PART = b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        pytest.param(b"--b\r\nno header\r\n\r\nx\r\n--b--\r\n", 400, id="no header"),
+        pytest.param(b"--b\r\nX: " + b"a" * 100_000 + b"\r\n\r\nx\r\n--b--\r\n", 400, id="a long header"),
+        pytest.param(b"--b\r\n" + b"X: 1\r\n" * 5_000 + b"\r\nx\r\n--b--\r\n", 400, id="many headers"),
+        pytest.param(
+            b"--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\nx\r\n--c--\r\n--b--\r\n",
+            400,
+            id="a form in a form",
+        ),
+        pytest.param(PART % b"other" + b"x\r\n--b--\r\n", 400, id="another member"),
+        pytest.param(PART % b"file" + b"[", 422, id="no end"),
+    ],
+)
+async def test_a_form_that_is_none_is_refused(bare: Api, raw: bytes, status: int) -> None:
+    assert (await posted(bare, [raw])).status == status
+
+
+async def test_what_stands_before_the_file_of_a_form_counts(bare: Api) -> None:
+    """In chunks, so that no length is said before."""
+    answer = await posted(bare, [PART % b"other", *[b"x" * (1 << 20)] * 17])
+    assert (answer.status, answer.body["detail"][0]["type"]) == (422, "too_large")
+
+
+async def test_a_form_that_does_not_end_is_waited_for_no_longer_than_a_body(
+    bare: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "READ_SECONDS", 0.2)
+    over = asyncio.Event()
+    call = asyncio.create_task(posted(bare, [PART % b"other"], over))
+    try:
+        async with asyncio.timeout(10):
+            assert (await call).status == 408
+    finally:
+        over.set()
+
+
+async def posted(bare: Api, parts: list[bytes], over: asyncio.Event | None = None) -> Answer:
+    """A form by hand, in chunks; with `over` it does not end before that."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for part in parts:
+            yield part
+        if over is not None:
+            await over.wait()
+
+    url = f"{bare.gateway.client.url}/api/v1/flows/upload/"
+    headers = {"x-api-key": bare.key, "Content-Type": "multipart/form-data; boundary=b"}
+    async with bare.gateway.client._session.post(url, data=body(), headers=headers) as response:
+        return Answer(response.status, response.headers, await response.read())

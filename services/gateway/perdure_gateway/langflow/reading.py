@@ -119,7 +119,7 @@ async def content(request: web.Request, most: int) -> bytes:
     if "Content-Encoding" in request.headers:
         raise _no_object()
     if (request.content_length or 0) > most:
-        raise _too_large(most)
+        raise too_large(most)
     body = bytearray()
     with request.app[LIMITS].body(min(request.content_length or most, most)):
         try:
@@ -127,9 +127,9 @@ async def content(request: web.Request, most: int) -> bytes:
                 async for chunk in request.content.iter_any():
                     body += chunk
                     if len(body) > most:
-                        raise _too_large(most)
+                        raise too_large(most)
         except TimeoutError:
-            raise Refusal(408, "The body did not arrive in time", {"Connection": "close"}) from None
+            raise too_slow() from None
     return bytes(body)
 
 
@@ -180,6 +180,12 @@ def _no_object() -> Refusal:
     return listed(fault("model_attributes_type", ["body"], text))
 
 
-def _too_large(most: int) -> Refusal:
+def too_slow() -> Refusal:
+    """A body that has not arrived within READ_SECONDS."""
+    return Refusal(408, "The body did not arrive in time", {"Connection": "close"})
+
+
+def too_large(most: int) -> Refusal:
+    """A body of more than `most` bytes."""
     item = fault("too_large", ["body"], f"The body is larger than {most // (1024 * 1024)} MiB")
     return Refusal(422, [item], {"Connection": "close"})

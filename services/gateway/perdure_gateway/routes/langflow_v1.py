@@ -1,17 +1,19 @@
 """The part of Langflow's API, version 1, that its clients need: flows, and who answers here."""
 
+import asyncio
 import re
 from typing import Any, Final
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 import perdure
 from perdure.core.langflow import flow as records
-from perdure.core.langflow.refusal import Refusal, fault, listed, sentence
+from perdure.core.langflow.refusal import Refusal, sentence
 from perdure.db.flows import delete_flow
-from perdure_gateway import answers
+from perdure_gateway import answers, bodies
 from perdure_gateway.auth import CALLER
-from perdure_gateway.keys import FLOWS, SQL
+from perdure_gateway.keys import FLOWS, LIMITS, SQL
 from perdure_gateway.langflow import flows, models, reading
 from perdure_gateway.langflow.ids import canonical
 from perdure_gateway.policy import op
@@ -103,8 +105,8 @@ async def upload(request: web.Request) -> web.Response:
     several = found["flows"] if isinstance(found, dict) and "flows" in found else [found]
     if not isinstance(several, list) or len(several) > MOST_UPLOADED:
         raise sentence(422, f"flows must be a list of at most {MOST_UPLOADED} flows")
-    bodies = [_uploaded(each) for each in several]  # all of them are looked at before any is stored
-    return answers.respond([flows.shown(request, await flows.made(request, body, body.id)) for body in bodies], 201)
+    given = [_uploaded(each) for each in several]  # all of them are looked at before any is stored
+    return answers.respond([flows.shown(request, await flows.made(request, body, body.id)) for body in given], 201)
 
 
 @op(public=True, surface="langflow")
@@ -135,24 +137,34 @@ def _uploaded(found: Any) -> models.FlowBody:  # Any: JSON
 
 
 async def _file(request: web.Request) -> bytes | None:
-    """The bytes of the form's `file`, None where there is none. Raises Refusal."""
+    """The bytes of the form's `file`, None where there is none. Raises Refusal, Problem."""
     if not request.content_type.startswith("multipart/"):
         return None
     if (request.content_length or 0) > reading.FLOW_BYTES:
-        raise listed(fault("too_large", ["body"], "The body is larger than 16 MiB"))
-    try:
-        reader = await request.multipart()
-        while (part := await reader.next()) is not None:
-            if not isinstance(part, BodyPartReader) or part.name != "file":
-                continue
-            body = bytearray()
-            while chunk := await part.read_chunk():
+        raise reading.too_large(reading.FLOW_BYTES)
+    with request.app[LIMITS].body(request.content_length or reading.FLOW_BYTES):
+        try:
+            async with asyncio.timeout(bodies.READ_SECONDS):
+                return await _part(await request.multipart())
+        except TimeoutError:
+            raise reading.too_slow() from None
+        except (ValueError, HttpProcessingError):  # what aiohttp raises for a form that is none
+            return None
+
+
+async def _part(form: MultipartReader) -> bytes | None:
+    """The member `file`. Members before it are read too, and count: a form may hold any number of them."""
+    left = reading.FLOW_BYTES
+    while isinstance(part := await form.next(), BodyPartReader):  # else the end, or a form inside the form
+        wanted, body = part.name == "file", bytearray()
+        while chunk := await part.read_chunk():
+            left -= len(chunk)
+            if left < 0:
+                raise reading.too_large(reading.FLOW_BYTES)
+            if wanted:
                 body += chunk
-                if len(body) > reading.FLOW_BYTES:
-                    raise listed(fault("too_large", ["body"], "The body is larger than 16 MiB"))
+        if wanted:
             return bytes(body)
-    except ValueError:  # what aiohttp raises for a form that is none
-        return None
     return None
 
 
