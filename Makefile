@@ -9,6 +9,7 @@ LOCK ?= requirements/dev.lock
 BIN := .venv/bin
 STAMP := .venv/.installed
 WORKERS ?= 3
+ROUNDS ?= 5
 LANGFLOW := .venv-langflow/.installed
 NODE := tests/node/node_modules/.installed
 override TEXT := $(value TEXT)
@@ -21,6 +22,7 @@ help:
 	@echo "make up               a server with everything in it on this machine, data under .perdure/, until Ctrl-C"
 	@echo "make test             every layer of tests (with node and npm also those of AG-UI's client); make test-unit: the pure ones, in seconds"
 	@echo "make test-langflow    the tests of Langflow flow files, in an environment of their own with lfx (0.9 GB, once)"
+	@echo "make chaos [ROUNDS=5] the storms again and again, each with a new seed: everything is killed while jobs run and are followed"
 	@echo "make check            ruff, mypy, locks against ranges, the wheel in a clean environment"
 	@echo "make bench [ONLY=...]  the figures of this machine, one JSON line each; exit 1 when one misses what it is to reach"
 	@echo "make bench-langflow   those of Langflow flow files, in their environment"
@@ -75,6 +77,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/python .ci/check_locks.py
 	$(BIN)/python .ci/check_wheel.py
+
+chaos: $(STAMP)
+	@for round in $$(seq $(ROUNDS)); do echo "round $$round"; $(BIN)/python -m pytest -q tests/faults/test_follow_storm.py \
+	  tests/faults/test_graph_storm.py tests/faults/test_kill_each.py || exit 1; done
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(ONLY)
