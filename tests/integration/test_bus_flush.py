@@ -50,3 +50,14 @@ async def test_a_flush_asks_behind_what_was_sent_before_it(bus: Bus, monkeypatch
     await bus.nc._send_command(b"SUB inbox.nobody.request 4711\r\n")  # its flusher has not had its turn yet
     await bus.flush()
     assert wire == [b"SUB inbox.nobody.request 4711\r\n", b"PING\r\n"]
+
+
+async def test_a_connection_is_closed_although_somebody_gave_up_waiting_for_its_end(nats_server: NatsServer) -> None:
+    async with connect(nats_server) as bus:
+        transport = bus.nc._transport
+        assert transport is not None, "connected"
+        waiting = asyncio.create_task(transport.wait_closed())  # type: ignore[no-untyped-call]  # of nats-py
+        await asyncio.sleep(0)
+        waiting.cancel()  # as nats-py does with its tasks when it loses the connection
+        await asyncio.wait([waiting])
+    assert bus.nc.is_closed

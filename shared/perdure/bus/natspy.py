@@ -144,7 +144,16 @@ def given_up(nc: Client) -> bool:
 
 
 async def close(nc: Client) -> None:
-    """Close for ever. nats-py raises when it is disconnected, and waits for a frozen broker to take what is unsent."""
-    with contextlib.suppress(OSError, nats.errors.Error, TimeoutError):
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await nc.close()
+    """Close for ever. nats-py raises when it is disconnected, and waits for a frozen broker to take what is unsent.
+
+    A task of its that it has cancelled leaves the future cancelled for which it waits here: nobody has cancelled us.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        with contextlib.suppress(OSError, nats.errors.Error, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await nc.close()
+    except asyncio.CancelledError:
+        if task is None or task.cancelling() > before:
+            raise
