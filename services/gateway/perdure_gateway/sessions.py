@@ -7,17 +7,20 @@ Langflow 1.13. Jobs are found in the projection: one that was submitted within t
 from typing import Final
 
 import msgspec
+import structlog
 
 from perdure.bus.callbodies import Messages, MessagesOf
 from perdure.core.event import SubmittedData
 from perdure.core.langflow import memory
 from perdure.core.langflow.memory import Message
 from perdure.db.jobs import JobFilter, list_jobs
-from perdure.errors import Malformed, NotFound
+from perdure.errors import BrokenLog, Malformed, NotFound
 from perdure.ids import JobRef, is_token, is_uuid
 from perdure.jobs.desk import Desk
 from perdure.jobs.read import load
 from perdure_gateway.sql import Sql
+
+log = structlog.get_logger(__name__)
 
 MOST_JOBS: Final = 50
 MOST_MESSAGES: Final = 200
@@ -44,8 +47,12 @@ class Sessions:
         found: list[Message] = []
         size = 0
         for ref in await self._others(JobRef(call.tenant, call.job), asks):
-            log = await load(self._desk, ref)
-            for message in reversed(memory.said(await log.resolve())):
+            try:
+                said = memory.said(await (await load(self._desk, ref)).resolve())
+            except (NotFound, Malformed, BrokenLog) as exc:  # deleted since, or broken: no fault of the job that asks
+                log.warning("memory of a job left out", job_id=ref.job, error=str(exc))
+                continue
+            for message in reversed(said):
                 size += len(msgspec.json.encode(message))
                 if size > MOST_BYTES or len(found) >= MOST_MESSAGES:
                     return Messages(messages=tuple(reversed(found)))
