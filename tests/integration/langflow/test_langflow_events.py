@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.integration.gateway.conftest import StartGateway
-from tests.integration.langflow.conftest import MASTER, Api, ask, echoed, step, suspend
+from tests.integration.langflow.conftest import MASTER, Api, Somebody, ask, echoed, step, suspend
 from tests.unit.langflow import recordings
 
 from perdure.bus.connection import Bus
@@ -233,6 +233,27 @@ async def test_005_a_reader_that_is_there_when_another_is_lost_keeps_the_job(
 
         await eventually(said)
         assert hand.log.state.detached is None
+
+
+async def test_005_who_may_only_read_is_not_missed_and_keeps_no_job(
+    api: Api, somebody: Somebody, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand, response = await streaming(api, monkeypatch)
+    owner = hand.log.state.submitted.owner if hand.log.state.submitted else ""
+    reader = await somebody(owner.partition(":")[2], "read", "values")
+
+    async def alone() -> bool:
+        page = (await api.gateway.client.get("/metrics")).raw.decode()
+        return 'perdure_streams_open{kind="langflow"} 1.0' in page
+
+    async with opened(reader, hand) as other:
+        await until(other, "build_start")
+        assert not await alone()
+    await eventually(alone)
+    await hand.log.refresh()
+    assert not [event for event in hand.log.events if isinstance(event, ev.SignalReceived)]
+    response.close()
+    await lost(api, hand, eventually)
 
 
 async def test_a_reader_of_a_job_in_the_background_is_missed_by_nobody(

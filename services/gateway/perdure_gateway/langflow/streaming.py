@@ -77,13 +77,16 @@ async def stream(request: web.Request, ref: JobRef, *, follow: bool = False) -> 
     agui = asked is not None and asked.source.protocol == "agui"
     reader = Attach(job=ref.job, after=after, options=options)
     adapter = _Noticing(LangflowAgui(reader, shape) if agui else LangflowStream(reader, shape))
+    # Else nobody is waited for: a job in the background goes on without readers, and whoever only watches one that
+    # somebody else started neither ends it by leaving nor keeps it.
     lives = asked is not None and asked.source.mode == "stream"
+    awaited = lives and asked is not None and caller.principal == asked.owner and caller.may("execute")
 
     async def left() -> None:
-        if lives:  # else nobody is waited for: a job in the background goes on without readers
+        if awaited:
             await _note(detach(request.app[DESK], ref, caller.principal, request.app[LANGFLOW].orphan_seconds), ref)
 
-    staying = asyncio.ensure_future(_stay(request, ref, adapter, caller.principal))
+    staying = asyncio.ensure_future(_stay(request, ref, adapter, caller.principal) if awaited else _nothing())
     try:
         return await streaming.stream(request, ref, START, adapter, kind="langflow", empty=False, whole=True, left=left)
     except (NotFound, Expired):
@@ -109,6 +112,10 @@ async def _stay(request: web.Request, ref: JobRef, adapter: _Noticing, by: Princ
         await adapter.missed.wait()
         adapter.missed.clear()
         await _note(attach(request.app[DESK], ref, by), ref)
+
+
+async def _nothing() -> None:
+    pass
 
 
 async def _note(writing: Awaitable[JobState], ref: JobRef) -> None:
