@@ -56,7 +56,7 @@ $(NODE): tests/node/package.json tests/node/package-lock.json
 	elif (cd tests/node && npm ci --silent); then touch $@; else echo "npm ci failed: the tests under node will be skipped"; fi
 
 test: $(STAMP) $(NODE)
-	$(BIN)/python -m pytest -ra -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -ra -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest -ra tests/unit tests/test_architecture.py
