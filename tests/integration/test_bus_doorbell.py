@@ -3,6 +3,7 @@ lose a pull.
 """
 
 import asyncio
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -363,3 +364,33 @@ async def test_a_pull_into_a_broker_that_froze_goes_on_when_it_thaws(
             ref = JobRef(tenant, new_job_id())
             await doorbells.ring(ref, queue, "normal")
             await eventually(lambda: ref.job in desk.jobs)
+
+
+async def test_a_doorbell_that_the_broker_believes_delivered_is_none(
+    own_nats_server: NatsServer, queue: Queue, tenant: Tenant, eventually: Eventually
+) -> None:
+    """As it is after kill -9 at a bad moment: the stream has what its consumer has acked, and nobody gets it again."""
+    ref, desk, server = JobRef(tenant, new_job_id()), Desk(), own_nats_server
+    async with connect(server) as bus:
+        await ensure_queue(bus, queue, "normal", LONG)
+        await Doorbells(bus).ring(ref, queue, "normal")
+    server.stop()
+    [messages] = server.folder.glob("jetstream/jetstream/*/streams/WORK/msgs")
+    shutil.copytree(messages, kept := server.folder / "kept")
+    server.start()
+    async with connect(server) as bus, pulling(bus, desk, (queue, "normal")):
+        await eventually(lambda: len(desk.got) == 1)
+        await eventually(lambda: held_or_waiting_not(bus, queue))
+    server.stop()
+    shutil.rmtree(messages)
+    kept.rename(messages)
+    server.start()
+    async with connect(server) as bus:
+        bells = Doorbells(bus)
+        assert await leader_get(bus, "WORK", Ask(last_by_subj=subject.work_subject(queue, "normal", ref.job)))
+        assert not await bells.exists(ref, queue, "normal")
+        assert not await bells.holds(queue, "normal", ref, desk.got[0].bell)
+        async with pulling(bus, desk, (queue, "normal")):
+            await bells.ring(ref, queue, "normal")
+            await eventually(lambda: len(desk.got) == 2)
+        assert desk.got[1].bell != desk.got[0].bell

@@ -17,6 +17,7 @@ from msgspec import UNSET, Struct, UnsetType
 from perdure.bus import subject as names
 from perdure.bus.connection import Bus
 from perdure.bus.entry import Stored
+from perdure.bus.queues import floor
 from perdure.bus.stream import Ask, leader_get, store
 from perdure.bus.subject import WORK, Priority
 from perdure.core import event as ev
@@ -25,6 +26,7 @@ from perdure.errors import Malformed, OutcomeUnknown, Unavailable, UnsupportedVe
 from perdure.ids import JobId, JobRef, Queue, StreamSeq, Tenant, is_token, is_uuid, new_ring
 
 FORMAT: Final = 1
+FLOOR_SECONDS: Final = 1.0
 INLINE_BYTES: Final = (
     32 * 1024
 )  # a `job.submitted` up to this size travels in the first doorbell, so that the claim reads less
@@ -90,6 +92,7 @@ class Doorbells:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._floors: dict[tuple[Queue, Priority], tuple[float, StreamSeq]] = {}
 
     async def ring(self, ref: JobRef, queue: Queue, priority: Priority, *, submitted: Stored | None = None) -> None:
         """Put a new doorbell of `ref` into its queue; `submitted` is the first event of a new job.
@@ -103,18 +106,32 @@ class Doorbells:
 
     async def exists(self, ref: JobRef, queue: Queue, priority: Priority) -> bool:
         """Whether any doorbell of the job is in WORK: waiting, held, or to be redelivered. Raises Unavailable."""
-        last = Ask(last_by_subj=names.work_subject(queue, priority, ref.job))
-        return await leader_get(self._bus, WORK, last) is not None
+        done = await self._floor(queue, priority)
+        read = await leader_get(self._bus, WORK, Ask(last_by_subj=names.work_subject(queue, priority, ref.job)))
+        return read is not None and read.seq > done
 
     async def holds(self, queue: Queue, priority: Priority, ref: JobRef, bell: ev.Bell) -> bool:
-        """Whether exactly this doorbell is still in WORK. Raises Unavailable."""
+        """Whether exactly this doorbell is still in WORK, and comes again. Raises Unavailable."""
+        done = await self._floor(queue, priority)
         read = await leader_get(self._bus, WORK, Ask(seq=bell.seq))
-        if read is None or read.subject != names.work_subject(queue, priority, ref.job):
+        if read is None or read.seq <= done or read.subject != names.work_subject(queue, priority, ref.job):
             return False
         try:
             return decode(read.body).ring == bell.ring
         except (Malformed, UnsupportedVersion):
             return False
+
+    async def _floor(self, queue: Queue, priority: Priority) -> StreamSeq:
+        """See `queues.floor`. It is asked for before the doorbell is looked for: one that is acked in between is there
+        or not, as ever. An older word is as good: a doorbell that it calls dead was dead then.
+        """
+        now = self._bus.clock.monotonic()
+        at, known = self._floors.get((queue, priority), (-FLOOR_SECONDS, StreamSeq(0)))
+        if now - at < FLOOR_SECONDS:
+            return known
+        known = await floor(self._bus, queue, priority)
+        self._floors[queue, priority] = (now, known)
+        return known
 
     async def arm(self, ref: JobRef, queue: Queue, priority: Priority, alarms: Iterable[Alarm]) -> None:
         """Have the broker ring at each alarm's instant; an alarm of the same name and job is replaced. Past ones ring

@@ -1,4 +1,4 @@
-"""What waits in a queue, as the broker says now: for people who look, never for a decision."""
+"""A queue as the broker says now: what waits in it, for people who look, and what it is done with."""
 
 from typing import Final
 
@@ -25,10 +25,15 @@ class Depth(Struct, frozen=True, kw_only=True, omit_defaults=True):
     oldest_at: Instant | None = None
 
 
+class _Floor(Struct, frozen=True):
+    stream_seq: int = 0
+
+
 class _Info(Answer):
     num_pending: int = 0
     num_ack_pending: int = 0
     num_redelivered: int = 0
+    ack_floor: _Floor = _Floor()
 
 
 _info: Final = msgspec.json.Decoder(_Info)
@@ -36,11 +41,9 @@ _info: Final = msgspec.json.Decoder(_Info)
 
 async def depth(bus: Bus, queue: Queue, priority: Priority) -> Depth | None:
     """What waits in `queue` at `priority`; None when no runner has ever served it. Raises Unavailable."""
-    info = _info.decode(await bus.ask(f"$JS.API.CONSUMER.INFO.{WORK}.{consumer(queue, priority)}", b""))
-    if info.error is not None:
-        if info.error.err_code == NO_CONSUMER:
-            return None
-        raise refusal(info.error, f"queue {queue} {priority}")
+    info = await _told(bus, queue, priority)
+    if info is None:
+        return None
     oldest = None
     if info.num_pending or info.num_ack_pending:
         oldest = await leader_get(bus, WORK, Ask(seq=StreamSeq(1), next_by_subj=queue_filter(queue, priority)))
@@ -52,3 +55,23 @@ async def depth(bus: Bus, queue: Queue, priority: Priority) -> Depth | None:
         redelivered=info.num_redelivered,
         oldest_at=instant(oldest.at) if oldest is not None else None,
     )
+
+
+async def floor(bus: Bus, queue: Queue, priority: Priority) -> StreamSeq:
+    """Up to which sequence of WORK the queue is done with its doorbells: what lies there all the same is delivered to
+    nobody. 0 where no runner has ever served it. Raises Unavailable.
+
+    A broker that was killed (nats-server 2.15.1, kill -9 twice within seconds) can lose the removal of messages, and
+    the messages of its last moments, and yet know that its consumer has had them.
+    """
+    info = await _told(bus, queue, priority)
+    return StreamSeq(0 if info is None else info.ack_floor.stream_seq)
+
+
+async def _told(bus: Bus, queue: Queue, priority: Priority) -> _Info | None:
+    info = _info.decode(await bus.ask(f"$JS.API.CONSUMER.INFO.{WORK}.{consumer(queue, priority)}", b""))
+    if info.error is None:
+        return info
+    if info.error.err_code == NO_CONSUMER:
+        return None
+    raise refusal(info.error, f"queue {queue} {priority}")
