@@ -2,9 +2,10 @@
 
 A doorbell is a message of WORK on the subject of its job. It is known by its stream sequence *and* its `ring`: after a
 power cut or a kill one replica may hand out a sequence again, and delivers what lies there only when the lease of the
-doorbell that was lost has run out. Any doorbell may be lost, late or doubled, and whoever rings rings after the append
-that makes the job runnable. An alarm is a doorbell that the broker rings later (ADR-51, `at.<job>.<name>`). It bears
-its name, for reminders leave nothing in the log by which one could tell that they are due.
+doorbell that was lost has run out. It may also put back what was acked, and deliver it to nobody: what lies at or below
+the floor of its queue is no doorbell (`queues.floor`). Any doorbell may be lost, late or doubled, and whoever rings
+rings after the append that makes the job runnable. An alarm is a doorbell that the broker rings later (ADR-51,
+`at.<job>.<name>`). It bears its name, for reminders leave nothing in the log by which one could tell that they are due.
 """
 
 import asyncio

@@ -91,8 +91,10 @@ class FlowChanges(BaseModel):
     @field_validator("data")
     @classmethod
     def _data_is_a_flow(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        for member in ("nodes", "edges") if value is not None else ():
-            if member not in value:  # type: ignore[operator]  # not None: see the line above
+        if value is None:
+            return None
+        for member in ("nodes", "edges"):
+            if member not in value:
                 raise ValueError(f"Flow must have {member}")
         return value
 
