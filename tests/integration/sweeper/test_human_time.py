@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from nats.aio.msg import Msg
 
 from perdure import probe
-from perdure.bus import inbox
+from perdure.bus import doorbell, inbox
 from perdure.bus.audit import Record
 from perdure.bus.connection import Bus
 from perdure.bus.eventlog import EventLog
@@ -32,7 +32,7 @@ from perdure.db import inbox as lists
 from perdure.db.engine import Database
 from perdure.db.inbox import InboxFilter
 from perdure.errors import Unavailable
-from perdure.ids import JobRef, Principal, Queue, RequestId, Tenant
+from perdure.ids import JobRef, Principal, Queue, RequestId, StreamSeq, Tenant
 from perdure.jobs.desk import Desk
 from perdure.jobs.human import delegate
 from perdure.local.server import NatsServer
@@ -106,12 +106,24 @@ async def state_of(eventlog: EventLog, ref: JobRef) -> JobState:
     return fold(events)
 
 
+async def bells(bus: Bus, ref: JobRef) -> list[str | None]:
+    """The doorbells of a job in WORK: each the name of its alarm, None where somebody rang."""
+    found: list[str | None] = []
+    at, subject = StreamSeq(0), work_subject(QUEUE, "normal", ref.job)
+    while (read := await leader_get(bus, WORK, Ask(seq=at + 1, next_by_subj=subject))) is not None:
+        found, at = [*found, doorbell.decode(read.body).alarm], read.seq
+    return found
+
+
 async def rung(bus: Bus, ref: JobRef) -> bool:
-    return await leader_get(bus, WORK, Ask(last_by_subj=work_subject(QUEUE, "normal", ref.job))) is not None
+    """Whether somebody rang. An alarm is none of it: the stories lie in the past, so the broker rings it at once."""
+    return None in await bells(bus, ref)
 
 
 async def armed(bus: Bus, ref: JobRef, name: str) -> bool:
-    return await leader_get(bus, WORK, Ask(last_by_subj=alarm_subject(ref.job, name))) is not None
+    """Whether the broker will ring that alarm, or has done so."""
+    waits = await leader_get(bus, WORK, Ask(last_by_subj=alarm_subject(ref.job, name)))
+    return waits is not None or name in await bells(bus, ref)
 
 
 async def audited(bus: Bus) -> list[Record]:
